@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import pytest
+
+import app
+import train
+
+SAMPLE = Path(__file__).parent.parent / "sample_request.json"
+
+
+@pytest.fixture
+def row() -> list[float]:
+    return train.load_split()[1][0].tolist()
+
+
+def test_the_sample_request_is_answered_with_its_digit(client):
+    reply = client.post("/inferir", data=SAMPLE.read_bytes(), content_type="application/json")
+    assert (reply.status_code, reply.json) == (200, {"prediction": [3]})
+
+
+def test_every_held_out_digit_gets_the_answer_that_the_model_gives(client):
+    _, rows, _, labels = train.load_split()
+    answers = [client.post("/inferir", json={"features": row.tolist()}).json["prediction"] for row in rows]
+    assert sum(answer == [label] for answer, label in zip(answers, labels, strict=True)) >= 441  # 98 % of 450
+
+
+@pytest.mark.parametrize(
+    ("features", "sentence"),
+    [
+        ([0] * 63, '"features" must be a list of 64 numbers'),
+        ([[0] * 64], '"features" must be a list of 64 numbers'),
+        ([0] * 63 + [17], "features[63] must be a number from 0 to 16, not 17.0"),
+        ([0] * 63 + [-1], "features[63] must be a number from 0 to 16, not -1.0"),
+        ([0] * 63 + [float("nan")], "features[63] must be a number from 0 to 16, not NaN"),
+        ([None] + [0] * 63, "features[0] must be a number from 0 to 16, not null"),
+        ([True] + [0] * 63, "features[0] must be a number from 0 to 16, not true"),
+        (["1"] + [0] * 63, 'features[0] must be a number from 0 to 16, not "1"'),
+    ],
+)
+def test_features_that_are_no_row_get_422_and_a_sentence(client, features, sentence):
+    reply = client.post("/inferir", json={"features": features})
+    assert (reply.status_code, reply.json) == (422, {"error": sentence})
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 900_000], ids=["empty", "cut off", "binary", "deep"])
+def test_a_body_that_is_not_json_gets_400(client, body):
+    reply = client.post("/inferir", data=body, content_type="application/json")
+    assert (reply.status_code, reply.json) == (400, {"error": "the body is not JSON"})
+
+
+def test_a_number_too_long_for_python_is_outside_the_range(client):
+    body = '{"features": [' + "9" * 5_000 + ", 0" * 63 + "]}"
+    reply = client.post("/inferir", data=body, content_type="application/json")
+    assert (reply.status_code, reply.json["error"][:26]) == (422, "features[0] must be a numb")
+
+
+@pytest.mark.parametrize("limit", [2_000, 1_000_000])
+def test_the_body_limit_is_exact_and_can_be_set(model_dir, monkeypatch, row, limit):
+    monkeypatch.setenv("MAX_BODY_BYTES", str(limit))
+    client = app.create_app(model_dir).test_client()
+    body = json.dumps({"features": row}).ljust(limit)
+    assert client.post("/inferir", data=body, content_type="application/json").status_code == 200
+    reply = client.post("/inferir", data=body + " ", content_type="application/json")
+    assert (reply.status_code, reply.json) == (413, {"error": f"the body is larger than {limit:,} bytes"})
+
+
+def test_another_content_type_gets_415(client, row):
+    reply = client.post("/inferir", data=json.dumps({"features": row}), content_type="text/plain")
+    assert reply.status_code == 415
+    assert "Content-Type: application/json" in reply.json["error"]
+
+
+def test_without_a_model_the_service_runs_and_says_what_is_missing(tmp_path):
+    client = app.create_app(tmp_path).test_client()
+    assert client.get("/livez").status_code == 200
+    for reply in (client.get("/readyz"), client.post("/inferir", json={"features": [0] * 64})):
+        assert reply.status_code == 503
+        assert "run `python train.py`" in reply.json["error"]
+
+
+def test_a_ready_service_says_so(client):
+    assert (client.get("/readyz").status_code, client.get("/readyz").json) == (200, {"status": "ready"})
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("get", "/nowhere", 404), ("get", "/inferir", 405)])
+def test_errors_of_the_framework_are_json_too(client, method, path, status):
+    reply = client.open(path, method=method.upper())
+    assert reply.status_code == status
+    assert list(reply.json) == ["error"]
+
+
+def test_a_bug_gets_500_without_a_traceback(model_dir, monkeypatch, row):
+    def fail(body):
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(app, "parse_row", fail)
+    reply = app.create_app(model_dir).test_client().post("/inferir", json={"features": row})
+    assert reply.status_code == 500
+    assert list(reply.json) == ["error"]
+    assert "secret" not in reply.text
+
+
+def test_a_setting_that_is_no_number_ends_the_program_with_a_sentence(monkeypatch):
+    monkeypatch.setenv("PORT", "eighty")
+    with pytest.raises(SystemExit, match="PORT must be a whole number, not 'eighty'"):
+        app.number_setting("PORT", 8000)
