@@ -1,6 +1,6 @@
 """Train the digit classifier and save it: python train.py
 
-Writes model/model.pkl and model/manifest.json (another folder if MODEL_DIR says so). Takes about eight seconds.
+Writes model/model.pkl and model/manifest.json (another folder if MODEL_DIR says so). Takes about ten seconds.
 """
 
 import os
@@ -69,11 +69,11 @@ def augment(rows: np.ndarray, labels: np.ndarray, copies: int, seed: int = SEED)
     warped = [
         warp(
             row,
-            rotate=rng.normal(0, 0.12),
-            slant=rng.normal(0, 0.15),
-            zoom=rng.uniform(0.85, 1.1, 2),
-            shift=rng.uniform(-0.7, 0.7, 2),
-            stroke=rng.uniform(-0.9, 0.9),
+            rotate=rng.normal(0, 0.15),
+            slant=rng.normal(0, 0.2),
+            zoom=rng.uniform(0.8, 1.1, 2),
+            shift=rng.uniform(-0.8, 0.8, 2),
+            stroke=rng.uniform(-1, 1),
         )
         for row in np.tile(rows, (copies, 1))
     ]

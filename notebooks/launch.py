@@ -1,0 +1,134 @@
+"""Run a step's service beside a notebook: started on a free port, stopped whatever happens to the notebook.
+
+    service = launch("01_flask")        # returns when the service is ready
+    requests.get(service.url + "/livez")
+    service.stop()
+
+A service must not outlive the kernel that started it, not even one that was killed. So a guard (this file, run as a
+program) stands between the two. It holds the reading end of a pipe; when the kernel closes its own end, by stop() or
+because it is gone, the guard reads the end of the file and stops the service. That works on every system.
+"""
+
+import collections
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+STEPS = Path(__file__).resolve().parent.parent / "steps"
+
+
+class Service:
+    """A running service. `url` is its address; `with` stops it at the end of the block."""
+
+    def __init__(self, command: list[str], folder: Path, port: int, env: dict[str, str]):
+        self.url = f"http://127.0.0.1:{port}"
+        # A group or session of its own: the interrupt of a cell is meant for the cell, not for the service.
+        apart = {"creationflags": 0x200} if os.name == "nt" else {"start_new_session": True}
+        self._guard = subprocess.Popen(
+            [sys.executable, __file__, *command],
+            cwd=folder,
+            env={**os.environ, "PORT": str(port), "PYTHONUNBUFFERED": "1", **env},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            **apart,
+        )
+        self._lines = collections.deque(maxlen=1000)
+        self._reader = threading.Thread(target=self._lines.extend, args=[self._guard.stdout], daemon=True)
+        self._reader.start()
+
+    def log(self, lines: int = 20) -> str:
+        """The last lines that the service printed."""
+        return "".join(list(self._lines)[-lines:])
+
+    def stop(self) -> None:
+        """Stop the service and wait until it is gone. Safe to call again."""
+        self._guard.stdin.close()
+        try:
+            self._guard.wait(timeout=20)
+        finally:
+            self._guard.kill()
+        self._reader.join(timeout=5)
+        self._guard.stdout.close()
+
+    def wait(self, path: str, timeout: float) -> None:
+        """Wait until GET `path` answers 200. RuntimeError with the log's tail if it ends or is late (in seconds)."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                with urllib.request.urlopen(self.url + path, timeout=5):
+                    return
+            except urllib.error.HTTPError as error:
+                answer = f"{error.code} {error.read().decode(errors='replace')}"
+            except OSError as error:
+                answer = str(error)
+            if self._guard.poll() is not None:
+                self._reader.join(timeout=5)
+                raise RuntimeError(f"the service ended by itself; its log ends:\n{self.log()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no 200 from {path} in {timeout:g} s ({answer}); the log ends:\n{self.log()}")
+            time.sleep(0.05)
+
+    def __del__(self):
+        self._guard.stdin.close()  # a cell run again gives the name to a new service: this is how the old one ends
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+def launch(
+    step: str | Path,
+    command: tuple[str, ...] = ("app.py",),
+    *,
+    env: dict[str, str] | None = None,
+    wait_for: str = "/readyz",
+    timeout: float = 60,
+) -> Service:
+    """Run `python <command>` in the folder of a step and return when `wait_for` answers 200.
+
+    A "{port}" in the command becomes the service's port; the service also finds it in PORT. Raises RuntimeError with
+    the tail of the log if the service ends or is not ready within `timeout` seconds.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, *(part.replace("{port}", str(port)) for part in command)]
+    service = Service(command, STEPS / step, port, env or {})
+    try:
+        service.wait(wait_for, timeout)
+    except BaseException:  # an interrupt too
+        service.stop()
+        raise
+    return service
+
+
+def guard(command: list[str]) -> int:
+    """Run a command until it ends, or until our standard input does."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def stop_at_end_of_input():
+        while os.read(0, 1024):  # not sys.stdin: its lock would be held when we exit
+            pass
+        child.terminate()
+        try:
+            child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+    threading.Thread(target=stop_at_end_of_input, daemon=True).start()
+    return child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(guard(sys.argv[1:]))

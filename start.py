@@ -1,0 +1,129 @@
+"""Set inferir up, then hand over. Further arguments go to the program that takes over.
+
+python3 start.py         open the first notebook in JupyterLab (the same as: start.py lab)
+python3 start.py test    run every test and every notebook, with pytest
+python3 start.py check   tell what this machine is ready for
+"""
+
+from __future__ import print_function
+
+import sys
+
+# Every line of this file parses under any old Python, so that its user reads this sentence and not a SyntaxError.
+if not (3, 11) <= sys.version_info[:2] <= (3, 14):
+    sys.exit("inferir needs Python 3.11 to 3.14, this is %d.%d: get one from python.org" % sys.version_info[:2])
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+LOCK = ROOT / "requirements.lock"
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+STAMP = VENV / "set-up-is-complete"
+DISK_GB = 2  # .venv and the downloads it came from
+FIRST_NOTEBOOK = "/lab/tree/notebooks/00_train_and_pickle.ipynb"
+PROGRAMS = {
+    "lab": ["jupyterlab", "--ServerApp.root_dir={}".format(ROOT), "--LabApp.default_url=" + FIRST_NOTEBOOK],
+    "test": ["pytest"],
+}
+PORTS = {8000: "a step's door", 8001: "preprocess", 8002: "inference", 8012: "gRPC", 8003: "storage", 4222: "broker"}
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome", "msedge"] + [
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "C:/Program Files/Google/Chrome/Application/chrome.exe",
+    "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
+]
+
+
+def succeeds(*command):
+    """Tell whether a command exists and exits with 0 within two minutes. What it prints is not shown."""
+    try:
+        return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=120).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def fingerprint():
+    """What .venv was made from, if it is as it should be: this Python and the lock."""
+    return "{} {}".format(sys.version_info[:2], hashlib.sha256(LOCK.read_bytes()).hexdigest())
+
+
+def is_set_up():
+    return STAMP.exists() and STAMP.read_text() == fingerprint() and succeeds(BIN / "python", "-c", "")
+
+
+def set_up():
+    """Make .venv anew from the lock, every download checked against its hash. Downloads stay in uv's own cache."""
+    if shutil.disk_usage(ROOT).free < DISK_GB * 1e9:
+        sys.exit("The disk is nearly full: free {} GB, then run this again.".format(DISK_GB))
+    print("Setting up {} (once; about 300 MB to download)".format(VENV), flush=True)
+    shutil.rmtree(VENV, ignore_errors=True)
+    if VENV.exists():
+        sys.exit("{} cannot be replaced: stop what runs from it, JupyterLab say, and run this again.".format(VENV))
+    uv, python = shutil.which("uv"), sys._base_executable  # sys.executable may be in the .venv just removed
+    if not succeeds(*([uv, "venv", "--python", python, VENV] if uv else [python, "-m", "venv", VENV])):
+        sys.exit("Python could not make {}: on Debian and Ubuntu, `apt install python3-venv` first.".format(VENV))
+    if not uv:
+        print("Fetching uv, which fetches the rest", flush=True)
+        uv, pinned = BIN / "uv", VENV / "uv.txt"
+        pinned.write_text(re.search(r"^uv==(.*\\\n)*.*", LOCK.read_text(), re.MULTILINE).group())
+        if not succeeds(BIN / "python", "-m", "pip", "install", "--require-hashes", "--retries=1", "-r", pinned):
+            sys.exit("uv could not be downloaded: check the network and run this again, or install uv yourself.")
+    if subprocess.call([uv, "pip", "sync", "--require-hashes", "--python", VENV, LOCK]) != 0:
+        sys.exit("The set-up is not complete: check the network (uv says more above), then run this again.")
+    STAMP.write_text(fingerprint())
+
+
+def find_browser():
+    """Return the path of a browser that Playwright can drive, or None."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def check():
+    """Print a line for each thing that inferir uses, with its remedy where it is missing."""
+
+    def line(ok, thing, remedy=""):
+        print("ok    " + thing if ok else "todo  {}: {}".format(thing, remedy))
+        return ok
+
+    free, done = shutil.disk_usage(ROOT).free / 1e9, is_set_up()
+    line(True, "Python {}.{}.{}".format(*sys.version_info))
+    enough = line(done or free > DISK_GB, "disk ({:.1f} GB free)".format(free), "free {} GB".format(DISK_GB))
+    line(done, "set-up", "run `python3 start.py` once, on a good network")
+    for port, user in PORTS.items():
+        with socket.socket() as probe:
+            taken = probe.connect_ex(("127.0.0.1", port)) == 0
+        line(not taken, "port {} ({})".format(port, user), "stop the program that listens on it")
+    line(succeeds("docker", "info"), "Docker daemon (for containers)", "install Docker Desktop or Engine, and start it")
+    line(succeeds("docker", "compose", "version"), "Docker Compose (for containers)", "it comes with Docker Desktop")
+    line(find_browser(), "browser (for the browser tests)", "install Chrome or Chromium")
+    return 0 if enough else 1
+
+
+def main(arguments):
+    command = "lab" if not arguments or arguments[0].startswith("-") else arguments.pop(0)
+    if arguments[:1] in (["-h"], ["--help"]) and command == "lab":
+        sys.exit(__doc__)
+    if command == "check":
+        return check()
+    if command not in PROGRAMS:
+        sys.exit("There is no `start.py {}`: it is lab (or nothing), test or check.".format(command))
+    if not is_set_up():
+        set_up()
+    os.chdir(ROOT)
+    takes_over = [str(BIN / "python"), "-m"] + PROGRAMS[command] + arguments
+    if os.name != "nt":
+        os.execv(takes_over[0], takes_over)
+    return subprocess.call(takes_over)  # Windows cannot put one program in the place of another
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted: run the same command again.")

@@ -1,0 +1,86 @@
+"""Every step answers every line of the contract, over HTTP, from a server of its own."""
+
+import shutil
+
+import pytest
+import requests
+
+from contract import CASES, LIMIT, break_model, features, row_of
+from launch import launch
+
+# A step joins with a line here: its folder, whose number says which lines of the contract bind it.
+STEPS = ["01_flask"]
+
+
+@pytest.fixture(scope="module", params=STEPS)
+def step(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def service(step, trained):
+    with launch(step, env={"MODEL_DIR": str(trained(step))}) as service:
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("step", "case"),
+    [
+        pytest.param(step, case, id=f"{step}-{case.name}")
+        for step in STEPS
+        for case in CASES
+        if case.since <= int(step[:2])
+    ],
+    indirect=["step"],
+    scope="module",
+)
+def test_inferir_answers_as_the_contract_says(service, case):
+    reply = requests.post(service.url + "/inferir", data=case.body, headers=case.headers, timeout=10)
+    assert reply.status_code == case.status, reply.text
+    assert reply.headers["Content-Type"] == "application/json"
+    if case.status == 200:
+        assert reply.json()["prediction"] == case.prediction
+    else:
+        assert_is_an_error(reply)
+
+
+def assert_is_an_error(reply: requests.Response) -> None:
+    assert list(reply.json()) == ["error"]
+    sentence = reply.json()["error"]
+    assert 10 <= len(sentence) <= 300 and "\n" not in sentence and "Traceback" not in sentence
+
+
+def test_the_limit_also_binds_a_body_without_a_length(service):
+    body = features(row_of(0), LIMIT + 1)
+    chunks = (body[start : start + 10_000] for start in range(0, len(body), 10_000))
+    reply = requests.post(
+        service.url + "/inferir", data=chunks, headers={"Content-Type": "application/json"}, timeout=10
+    )
+    assert reply.status_code == 413, reply.text
+    assert_is_an_error(reply)
+
+
+def test_a_fit_service_is_alive_and_ready(service):
+    assert requests.get(service.url + "/livez", timeout=10).status_code == 200
+    assert requests.get(service.url + "/readyz", timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("missing", "manifest.json"),
+        ("tampered with", "SHA-256"),
+        ("of another scikit-learn", "saved by scikit-learn"),
+    ],
+)
+def test_a_model_unfit_to_serve_leaves_the_service_up_and_says_what_is_wrong(step, trained, tmp_path, how, says):
+    folder = shutil.copytree(trained(step), tmp_path / "model")
+    break_model(folder, how)
+    with launch(step, env={"MODEL_DIR": str(folder)}, wait_for="/livez") as service:
+        for reply in (
+            requests.get(service.url + "/readyz", timeout=10),
+            requests.post(service.url + "/inferir", json={"features": row_of(0)}, timeout=10),
+        ):
+            assert reply.status_code == 503
+            assert says in reply.json()["error"]
+        assert "Traceback" not in service.log()
