@@ -97,6 +97,7 @@ def check():
     line(done, "set-up", "run `python3 start.py` once, on a good network")
     for port, user in PORTS.items():
         with socket.socket() as probe:
+            probe.settimeout(1)
             taken = probe.connect_ex(("127.0.0.1", port)) == 0
         line(not taken, "port {} ({})".format(port, user), "stop the program that listens on it")
     line(succeeds("docker", "info"), "Docker daemon (for containers)", "install Docker Desktop or Engine, and start it")

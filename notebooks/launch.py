@@ -20,6 +20,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
+
 STEPS = Path(__file__).resolve().parent.parent / "steps"
 
 
@@ -48,6 +50,10 @@ class Service:
     def log(self, lines: int = 20) -> str:
         """The last lines that the service printed."""
         return "".join(list(self._lines)[-lines:])
+
+    def process(self) -> psutil.Process:
+        """The process of the service itself, to look into or to kill."""
+        return psutil.Process(self._guard.pid).children()[0]
 
     def stop(self) -> None:
         """Stop the service and wait until it is gone. Safe to call again."""
@@ -100,9 +106,7 @@ def launch(
     A "{port}" in the command becomes the service's port; the service also finds it in PORT. Raises RuntimeError with
     the tail of the log if the service ends or is not ready within `timeout` seconds.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, *(part.replace("{port}", str(port)) for part in command)]
     service = Service(command, STEPS / step, port, env or {})
     try:
@@ -111,6 +115,13 @@ def launch(
         service.stop()
         raise
     return service
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def guard(command: list[str]) -> int:

@@ -61,12 +61,13 @@ def create_app(model_dir: str | Path | None = None) -> Flask:
     # One byte more than we accept: Werkzeug cuts a chunked body off here without a word, and then we can tell.
     app.config["MAX_CONTENT_LENGTH"] = limit + 1
 
+    folder = Path(model_dir or os.environ.get("MODEL_DIR") or Path(__file__).parent / "model")
     classifier = problem = None
     try:
-        classifier = model.load(Path(model_dir or os.environ.get("MODEL_DIR") or Path(__file__).parent / "model"))
+        classifier = model.load(folder)
     except model.ModelError as error:
         problem = str(error)
-        app.logger.error("not ready: %s", problem)
+        app.logger.error("not ready, model folder %s: %s", folder, problem)
 
     def require_model():
         if problem:

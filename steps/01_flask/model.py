@@ -52,46 +52,46 @@ def load(folder: Path):
     The hash finds damage and a swapped file. It is no defence against somebody who can also write the manifest:
     keep that where only you can, or sign it.
 
-    Raises ModelError if the model is missing, is not the one in the manifest, or does not answer as it did.
+    Raises ModelError if the model is missing, is not the one in the manifest, or does not answer as it did. Its
+    message names no folder: clients get to read it.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         pickled = (folder / "model.pkl").read_bytes()
         expected_hash, golden = manifest["sha256"], manifest["golden"]
         golden_rows = np.array(golden["features"], dtype=np.float32).reshape(-1, FEATURES)
-        golden_probabilities = np.array(golden["probabilities"])
+        golden_probabilities = np.array(golden["probabilities"], dtype=np.float32)
     except OSError as error:
-        raise ModelError(f"there is no readable {error.filename}: run `python train.py`, then start again") from error
+        name = Path(error.filename).name
+        raise ModelError(f"{name} cannot be read ({error.strerror}): run `python train.py`, then restart") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / 'manifest.json'} is damaged ({error!r}): run `python train.py` again") from error
+        raise ModelError(f"manifest.json is damaged ({error!r}): run `python train.py`, then restart") from error
 
     # Hash the very bytes that are unpickled next: unpickling runs whatever code a pickle asks for.
     if hashlib.sha256(pickled).hexdigest() != expected_hash:
         raise ModelError(
-            f"{folder / 'model.pkl'} is not the file in its manifest (SHA-256 differs), so it was not opened: "
-            "restore it from a copy that you trust, or run `python train.py` again"
+            "model.pkl is not the file that manifest.json describes (its SHA-256 differs), so it was not opened: "
+            "restore it from a copy that you trust, then restart"
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
             classifier = joblib.load(io.BytesIO(pickled))
-            probabilities = classifier.predict_proba(golden_rows)
+        probabilities = classifier.predict_proba(golden_rows)
     except InconsistentVersionWarning as warning:
         raise ModelError(
-            f"the model was saved by scikit-learn {warning.original_sklearn_version} and this is "
-            f"{warning.current_sklearn_version}: install that version, or run `python train.py` again"
+            f"model.pkl was saved by scikit-learn {warning.original_sklearn_version}, and this is "
+            f"{warning.current_sklearn_version}: install that version or run `python train.py`, then restart"
         ) from warning
     except Exception as error:  # a pickle can fail in any way there is
-        raise ModelError(
-            f"{folder / 'model.pkl'} does not work here ({error!r}): run `python train.py` again"
-        ) from error
+        raise ModelError(f"model.pkl does not work here ({error!r}): run `python train.py`, then restart") from error
 
     if probabilities.shape != golden_probabilities.shape or not np.allclose(
         probabilities, golden_probabilities, rtol=0, atol=TOLERANCE
     ):
         raise ModelError(
-            "the model does not give the golden rows of its manifest the answers it gave when it was trained "
-            f"(Python {manifest['python']}, NumPy {manifest['numpy']}): run `python train.py` again"
+            "model.pkl no longer gives the golden rows in manifest.json the answers it gave after training "
+            f"(with Python {manifest['python']} and NumPy {manifest['numpy']}): install those, then restart"
         )
     return classifier
 

@@ -100,7 +100,8 @@ def main() -> None:
     golden_rows = np.stack([test_rows[test_labels == digit][0] for digit in range(10)])
     model.save(classifier, folder, accuracy=accuracy, golden_rows=golden_rows)
     print(f"accuracy on {len(test_rows)} held-out digits: {accuracy:.4f}")
-    print(f"saved {folder / 'model.pkl'} and manifest.json")
+    here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    print(f"saved model.pkl and manifest.json in {here}")
 
 
 if __name__ == "__main__":

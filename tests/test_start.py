@@ -1,0 +1,213 @@
+"""start.py as its users meet it: on a fresh machine, again, after an interruption, and where something is missing."""
+
+import ast
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import start
+
+WITH_UV = str(start.BIN)  # a PATH entry that holds uv; without it, start.py has to fetch uv
+POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="uses POSIX signals and links")
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """start.py with a lock of its own, cut down to uv and pytest and what they need: the whole takes minutes."""
+    folder = tmp_path / "a project"
+    folder.mkdir()
+    shutil.copy(start.ROOT / "start.py", folder)
+    wanted = r"^(?:uv|pytest|iniconfig|packaging|pluggy|pygments|colorama)==(?:.*\\\n)*.*\n"
+    blocks = re.findall(wanted, start.LOCK.read_text(), re.MULTILINE)
+    assert len(blocks) >= 6
+    (folder / "requirements.lock").write_text("".join(blocks))
+    return folder
+
+
+def run(project: Path, *arguments: str, path: str = "", **env: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(command(project, *arguments), env=environment(path, **env), **PIPES, timeout=300)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+PIPES = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+
+
+def command(project: Path, *arguments: str) -> list[str]:
+    return [sys.executable, str(project / "start.py"), *arguments]
+
+
+def environment(path: str, **more: str) -> dict[str, str]:
+    """This environment with no uv on PATH but the one in `path`."""
+    folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if not shutil.which("uv", path=folder)]
+    return {**os.environ, "PATH": os.pathsep.join([path, *folders] if path else folders), **more}
+
+
+@pytest.mark.parametrize("path", ["", WITH_UV], ids=["without uv", "with uv on PATH"])
+def test_a_fresh_set_up_hands_over_and_a_second_run_does_it_at_once(project, path):
+    first = run(project, "test", "--version", path=path)
+    assert first.returncode == 0, first.stderr
+    assert "Setting up" in first.stdout
+    assert first.stdout.rstrip().splitlines()[-1].startswith("pytest ")
+
+    second = run(project, "test", "--version", path=path)
+    assert re.fullmatch(r"pytest \S+\n", second.stdout), second.stdout
+
+    alone = [str(project / ".venv" / start.BIN.name / "python"), "-m", "pytest", "--version"]
+    extra = [seconds(command(project, "test", "--version")) - seconds(alone) for _ in range(5)]
+    assert statistics.median(extra) < 1
+
+
+def seconds(command: list[str]) -> float:
+    """How long a command takes."""
+    begin = time.monotonic()
+    subprocess.run(command, **PIPES, check=True, timeout=60)
+    return time.monotonic() - begin
+
+
+def test_further_arguments_and_the_exit_code_are_those_of_the_program(project):
+    (project / "test_one.py").write_text("def test_passes(): pass\ndef test_fails(): assert False\n")
+    assert run(project, "test", "-q", "-k", "passes", path=WITH_UV).returncode == 0
+    fails = run(project, "test", "-q", "-k", "fails", path=WITH_UV)
+    assert fails.returncode == 1
+    assert "1 failed, 1 deselected" in fails.stdout
+
+
+def test_a_changed_lock_is_followed(project):
+    run(project, "test", "--version", path=WITH_UV)
+    lock = project / "requirements.lock"
+    lock.write_text(re.sub(r"^uv==(?:.*\\\n)*.*\n", "", lock.read_text(), flags=re.MULTILINE))
+    again = run(project, "test", "--version", path=WITH_UV)
+    assert "Setting up" in again.stdout
+    assert not list((project / ".venv").rglob("uv-*.dist-info"))
+
+
+@POSIX_ONLY
+def test_a_set_up_that_was_killed_is_mended(project):
+    process = subprocess.Popen(command(project, "test", "--version"), env=environment(""), stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (project / ".venv" / "bin" / "python").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+    mended = run(project, "test", "--version")
+    assert "Setting up" in mended.stdout
+    assert mended.stdout.rstrip().splitlines()[-1].startswith("pytest ")
+
+
+@POSIX_ONLY
+def test_an_environment_whose_python_is_gone_is_made_anew(project):
+    run(project, "test", "--version", path=WITH_UV)
+    python = project / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to(project / "uninstalled")
+    mended = run(project, "test", "--version", path=WITH_UV)
+    assert mended.returncode == 0
+    assert "Setting up" in mended.stdout
+
+
+def test_a_package_that_is_not_the_one_in_the_lock_is_refused(project):
+    lock = project / "requirements.lock"
+    lock.write_text(re.sub(r"(?<=sha256:)\w{64}", "0" * 64, lock.read_text()))
+    for path in ("", WITH_UV):
+        done = run(project, "test", "--version", path=path)
+        assert done.returncode == 1
+        assert not (project / ".venv" / "set-up-is-complete").exists()
+
+
+@pytest.mark.parametrize("path", ["", WITH_UV], ids=["without uv", "with uv on PATH"])
+def test_without_a_network_a_sentence_says_so(project, tmp_path, path):
+    nowhere = {name: "http://127.0.0.1:9" for name in ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy")}
+    empty = {"UV_CACHE_DIR": str(tmp_path / "cache"), "PIP_NO_CACHE_DIR": "1", "PIP_FIND_LINKS": ""}
+    done = run(project, path=path, **nowhere, **empty)
+    assert done.returncode == 1
+    assert "check the network" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 10, 13), (3, 15, 0)])
+def test_another_python_is_told_which_to_get(version):
+    code = f"import runpy, sys; sys.version_info = {version}; runpy.run_path('start.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=start.ROOT, **PIPES, timeout=60)
+    sentence = "inferir needs Python 3.11 to 3.14, this is {}.{}: get one from python.org\n".format(*version)
+    assert (done.returncode, done.stderr) == (1, sentence)
+
+
+def test_start_py_keeps_to_syntax_that_any_python_can_parse():
+    nodes = list(ast.walk(ast.parse((start.ROOT / "start.py").read_text())))
+    newer = (ast.JoinedStr, ast.NamedExpr, ast.AnnAssign, ast.Match, ast.AsyncFunctionDef, ast.Nonlocal)
+    assert not [node.lineno for node in nodes if isinstance(node, newer)]
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
+        assert not any(isinstance(argument, ast.Starred) for argument in call.args[:-1]), call.lineno
+    for literal in (node for node in nodes if isinstance(node, ast.List | ast.Tuple | ast.Set)):
+        assert not any(isinstance(element, ast.Starred) for element in literal.elts), literal.lineno
+
+
+def test_a_full_disk_is_told_before_anything_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "VENV", tmp_path / ".venv")
+    start.VENV.mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**8))
+    with pytest.raises(SystemExit, match="The disk is nearly full: free 2 GB"):
+        start.set_up()
+    assert start.VENV.exists()
+
+
+def test_an_environment_in_use_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "VENV", tmp_path / ".venv")
+    start.VENV.mkdir()
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as on Windows, while a program runs from it
+    with pytest.raises(SystemExit, match="cannot be replaced: stop what runs from it"):
+        start.set_up()
+
+
+def test_an_unknown_command_is_told_the_known_ones(project):
+    done = run(project, "tset")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "There is no `start.py tset`: it is lab (or nothing), test or check.\n",
+    )
+    assert not (project / ".venv").exists()
+
+
+def test_help_names_the_commands(project):
+    for flag in ("-h", "--help"):
+        assert re.findall(r"^python3 start.py ?(\w*)", run(project, flag).stderr, re.MULTILINE) == ["", "test", "check"]
+
+
+def test_check_prints_a_line_a_thing_with_its_remedy(project):
+    with socket.socket() as listener:
+        port = next((port for port in start.PORTS if listener_takes(listener, port)), None)
+        done = run(project, "check", PATH="")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert all(re.match(r"ok    \S|todo  [^:]+: \S", line) for line in lines), done.stdout
+    assert lines[0] == "ok    Python {}.{}.{}".format(*sys.version_info)
+    assert "todo  set-up: run `python3 start.py` once, on a good network" in lines
+    assert f"todo  port {port} ({start.PORTS[port]}): stop the program that listens on it" in lines
+    assert any(line.startswith("todo  Docker daemon") for line in lines)  # no docker on an empty PATH
+    assert not (project / ".venv").exists()
+
+
+def listener_takes(listener: socket.socket, port: int) -> bool:
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        return True
+    except OSError:
+        return False
+
+
+def test_check_says_when_the_set_up_is_done():
+    done = run(start.ROOT, "check")
+    assert "ok    set-up" in done.stdout.splitlines()

@@ -1,0 +1,103 @@
+"""Each step works alone: its folder is copied out and its README followed to the letter, in an environment made
+from its own requirements.txt. The environments are kept in .cache/starters, so that only the first run makes them."""
+
+import doctest
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+from contract import JSON
+from launch import Service, free_port
+
+from conftest import ROOT, STEPS
+
+# A step joins with a line here: its folder, and what one of the commands that start it looks like.
+SERVERS = {"01_flask": r"python app\.py|waitress-serve"}
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the READMEs' `sh` blocks need a POSIX shell")
+
+
+def blocks(readme: Path) -> list[tuple[str, str]]:
+    """The fenced blocks of a README as (language, content)."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run(script: str, folder: Path, path: Path | None = None) -> str:
+    """Run a shell script as somebody would who has just opened a terminal in `folder`, and return what it prints."""
+    script = script.replace("python3 ", f"{sys.executable} ")
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=folder, env=environment(path), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def environment(path: Path | None) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+    return {**env, "PATH": f"{path}{os.pathsep}{env['PATH']}"} if path else env
+
+
+def make_environment(step: str, install: str) -> Path:
+    """Follow the README's first block once, and return the folder of the programs it installed."""
+    requirements = STEPS / step / "requirements.txt"
+    key = hashlib.sha256(f"{sys.version}{install}{requirements.read_text()}".encode()).hexdigest()[:16]
+    folder = ROOT / ".cache" / "starters" / f"{step}-{key}"
+    complete = folder / "complete"
+    if not complete.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        shutil.copy(requirements, folder)
+        run(install, folder)
+        complete.touch()
+    return folder / ".venv" / "bin"
+
+
+@pytest.mark.parametrize("step", SERVERS)
+def test_a_copied_out_step_does_what_its_readme_says(step, tmp_path):
+    folder = tmp_path / "copied out"
+    shutil.copytree(STEPS / step, folder, ignore=shutil.ignore_patterns("model", ".venv", "__pycache__", ".*_cache"))
+    (_, install), *rest = blocks(folder / "README.md")[1:]  # the first block is the diagram
+    path = make_environment(step, install)
+    request = (folder / "sample_request.json").read_bytes()
+
+    service, printed, followed = None, None, 0
+    try:
+        for language, content in rest:
+            if language == "text":
+                assert doctest.OutputChecker().check_output(content, printed, doctest.ELLIPSIS), printed
+                continue
+            if language != "sh":
+                continue
+            followed += 1
+            if re.search(SERVERS[step], content):
+                if service:
+                    service.stop()
+                port = free_port()
+                command = ["bash", "-c", on_port(port, content.strip())]
+                service = Service(command, folder, port, environment(path))
+                service.wait("/readyz", timeout=60)
+                reply = requests.post(service.url + "/inferir", data=request, headers=JSON, timeout=10)
+                assert reply.json()["prediction"] == [3], content
+            else:
+                printed = run(on_port(service and port, content), folder, path)
+    finally:
+        if service:
+            service.stop()
+    assert followed >= 6, "the README has lost some of its commands"
+
+
+def on_port(port: int | None, script: str) -> str:
+    """The script with another port for the one it names: that may be taken here."""
+    return re.sub(r"\b(8000|5000)\b", str(port), script) if port else script
+
+
+@pytest.mark.parametrize("step", SERVERS)
+def test_the_sample_request_is_one_row(step):
+    assert len(json.loads((STEPS / step / "sample_request.json").read_text())["features"]) == 64
