@@ -129,7 +129,7 @@ def test_a_package_that_is_not_the_one_in_the_lock_is_refused(project):
 
 @pytest.mark.parametrize("path", ["", WITH_UV], ids=["without uv", "with uv on PATH"])
 def test_without_a_network_a_sentence_says_so(project, tmp_path, path):
-    nowhere = {name: "http://127.0.0.1:9" for name in ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy")}
+    nowhere = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9")
     empty = {"UV_CACHE_DIR": str(tmp_path / "cache"), "PIP_NO_CACHE_DIR": "1", "PIP_FIND_LINKS": ""}
     done = run(project, path=path, **nowhere, **empty)
     assert done.returncode == 1
@@ -208,6 +208,6 @@ def listener_takes(listener: socket.socket, port: int) -> bool:
         return False
 
 
-def test_check_says_when_the_set_up_is_done():
-    done = run(start.ROOT, "check")
-    assert "ok    set-up" in done.stdout.splitlines()
+def test_check_says_when_the_set_up_is_done(project):
+    run(project, "test", "--version", path=WITH_UV)
+    assert "ok    set-up" in run(project, "check").stdout.splitlines()

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import requests
-from contract import JSON
-from launch import Service, free_port
 
 from conftest import ROOT, STEPS
+from contract import JSON
+from launch import Service, free_port
 
 # A step joins with a line here: its folder, and what one of the commands that start it looks like.
 SERVERS = {"01_flask": r"python app\.py|waitress-serve"}
