@@ -10,7 +10,9 @@ because it is gone, the guard reads the end of the file and stops the service. T
 """
 
 import collections
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -118,10 +120,12 @@ def launch(
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of this machine that nothing listens on, below those that systems give to outgoing connections."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def guard(command: list[str]) -> int:

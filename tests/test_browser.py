@@ -1,0 +1,111 @@
+"""JupyterLab as a reader meets it: opened by start.py, in a real browser, every notebook run to its end."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+from playwright.sync_api import sync_playwright
+
+from conftest import ROOT
+from launch import free_port
+
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of what a reader has, since JupyterLab saves notebooks; the environment is ours."""
+    folder = tmp_path_factory.mktemp("reader") / "inferir"
+    ignored = shutil.ignore_patterns("model", ".venv", "__pycache__", ".*_cache", ".ipynb_checkpoints")
+    for name in ("notebooks", "steps"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("start.py", "requirements.lock"):
+        shutil.copy(ROOT / name, folder)
+    os.symlink(ROOT / ".venv", folder / ".venv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(project):
+    """The address of a JupyterLab that `start.py lab` with further arguments has started."""
+    port = free_port()
+    log = project / "lab.log"
+    command = [sys.executable, "start.py", "lab", "--no-browser", f"--port={port}", "--IdentityProvider.token="]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=project, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(url) or process.poll() is not None, 60)
+        assert process.poll() is None, log.read_text()
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def page(browser):
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_page(viewport={"width": 1300, "height": 950})
+        page.set_default_timeout(60_000)
+        yield page
+        chromium.close()
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(url + "/api", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def wait_until(condition, timeout: float):
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not so within {timeout} s"
+        time.sleep(0.5)
+    return value
+
+
+def test_the_lab_opens_at_the_first_notebook(lab, page):
+    page.goto(lab)
+    page.get_by_role("heading", name="Train a digit classifier and pickle it").wait_for()
+    assert "00_train_and_pickle.ipynb" in page.url
+    page.locator(".jp-RenderedMermaid svg, .jp-RenderedMermaid img").first.wait_for()  # the diagram is drawn
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_run_all_reaches_the_end(lab, page, project, name):
+    path = project / "notebooks" / name
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(execution_count=None, outputs=[])
+    path.write_text(json.dumps(notebook))
+
+    page.goto(f"{lab}/lab/tree/notebooks/{name}?reset")
+    page.locator(".jp-Notebook h1").wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+    def finished():
+        page.keyboard.press("Control+s")
+        try:
+            saved = json.loads(path.read_text())
+        except ValueError:  # half saved
+            return False
+        cells = [cell for cell in saved["cells"] if cell["cell_type"] == "code"]
+        failed = [cell for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+        assert not failed, failed[0]
+        return [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+
+    wait_until(finished, 300)

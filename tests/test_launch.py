@@ -1,0 +1,104 @@
+"""The launcher of the notebooks: no service outlives who started it, whatever happened to them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from launch import Service, free_port, launch
+
+WEB = ("-m", "http.server", "--bind", "127.0.0.1", "{port}")
+
+
+def start(folder, command=WEB, **options) -> Service:
+    return launch(folder, command, **{"wait_for": "/", **options})
+
+
+def gone(service: psutil.Process, timeout: float = 20) -> bool:
+    _, alive = psutil.wait_procs([service], timeout)
+    return not alive
+
+
+def test_a_service_is_up_when_launch_returns_and_gone_when_it_is_stopped(tmp_path):
+    service = start(tmp_path)
+    process = service.process()
+    assert process.is_running()
+    service.stop()
+    assert gone(process)
+    assert '"GET / HTTP/1.1" 200' in service.log()
+    service.stop()  # again does no harm
+
+
+def test_leaving_the_block_stops_it_also_by_an_exception(tmp_path):
+    with pytest.raises(KeyboardInterrupt), start(tmp_path) as service:
+        process = service.process()
+        raise KeyboardInterrupt
+    assert gone(process)
+
+
+def test_giving_its_name_to_another_service_stops_it(tmp_path):
+    service = start(tmp_path)
+    process = service.process()
+    service = start(tmp_path)
+    assert gone(process)
+    service.stop()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_killing_the_kernel_stops_it(tmp_path, how):
+    code = f"import launch; s = launch.launch({str(tmp_path)!r}, {WEB}, wait_for='/'); print(s.process().pid); input()"
+    kernel = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with kernel:
+        service = psutil.Process(int(kernel.stdout.readline()))
+        kernel.send_signal(how)
+    assert gone(service)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+def test_an_interrupt_of_the_notebook_spares_a_running_service(tmp_path):
+    with start(tmp_path) as service:
+        assert os.getpgid(service.process().pid) != os.getpgid(0)  # Ctrl-C and Jupyter's interrupt go to our group
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+def test_an_interrupt_while_it_starts_stops_it(tmp_path, monkeypatch):
+    started = []
+
+    def interrupt(service, *_):
+        started.extend([psutil.Process(service._guard.pid), service])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Service, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    assert gone(started[0])
+
+
+def test_a_service_that_ends_by_itself_shows_its_log(tmp_path):
+    (tmp_path / "app.py").write_text("print('no model'); raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="ended by itself; its log ends:\nno model"):
+        start(tmp_path, ("app.py",))
+
+
+def test_a_service_that_is_never_ready_is_stopped_at_the_deadline_with_its_answer(tmp_path):
+    begin = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"(?s)no 200 from /readyz in 1 s \(404 .*the log ends:"):
+        start(tmp_path, wait_for="/readyz", timeout=1)
+    assert time.monotonic() - begin < 15
+
+
+def test_a_free_port_can_be_bound():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", free_port()))
