@@ -27,11 +27,13 @@ VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "set-up-is-complete"
 DISK_GB = 2  # .venv and the downloads it came from
-FIRST_NOTEBOOK = "/lab/tree/notebooks/00_train_and_pickle.ipynb"
-PROGRAMS = {
-    "lab": ["jupyterlab", "--ServerApp.root_dir={}".format(ROOT), "--LabApp.default_url=" + FIRST_NOTEBOOK],
-    "test": ["pytest"],
-}
+LAB = [
+    "--ServerApp.root_dir={}".format(ROOT),
+    "--LabApp.default_url=/lab/tree/notebooks/00_train_and_pickle.ipynb",
+    "--LabApp.news_url=None",  # or its first window is a question about news
+    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",  # the lock says which version
+]
+PROGRAMS = {"lab": ["jupyterlab"] + LAB, "test": ["pytest"]}
 PORTS = {8000: "a step's door", 8001: "preprocess", 8002: "inference", 8012: "gRPC", 8003: "storage", 4222: "broker"}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome", "msedge"] + [
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",

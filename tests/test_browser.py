@@ -38,8 +38,11 @@ def lab(project):
     command = [sys.executable, "start.py", "lab", "--no-browser", f"--port={port}", "--IdentityProvider.token="]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
+    own = {name: str(project / "jupyter" / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")}
+    own["JUPYTERLAB_WORKSPACES_DIR"] = str(project / "jupyter" / "workspaces")  # or our tabs open in the user's lab
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=project, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+        process = subprocess.Popen(command, cwd=project, env={**os.environ, **own}, **streams)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers(url) or process.poll() is not None, 60)
@@ -80,6 +83,7 @@ def test_the_lab_opens_at_the_first_notebook(lab, page):
     page.get_by_role("heading", name="Train a digit classifier and pickle it").wait_for()
     assert "00_train_and_pickle.ipynb" in page.url
     page.locator(".jp-RenderedMermaid svg, .jp-RenderedMermaid img").first.wait_for()  # the diagram is drawn
+    assert not page.get_by_text("Jupyter news").is_visible()
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
