@@ -27,19 +27,14 @@ VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "set-up-is-complete"
 DISK_GB = 2  # .venv and the downloads it came from
-LAB = [
-    "--ServerApp.root_dir={}".format(ROOT),
-    "--LabApp.default_url=/lab/tree/notebooks/00_train_and_pickle.ipynb",
-    "--LabApp.news_url=None",  # or its first window is a question about news
-    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",  # the lock says which version
-]
-PROGRAMS = {"lab": ["jupyterlab"] + LAB, "test": ["pytest"]}
+FIRST_PAGE = "/lab/tree/notebooks/00_train_and_pickle.ipynb"
+LAB = ["jupyterlab", "--ServerApp.root_dir={}".format(ROOT), "--LabApp.default_url=" + FIRST_PAGE]
+NO_NEWS = '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'  # or it asks when it opens
+PROGRAMS = {"lab": LAB, "test": ["pytest"]}
 PORTS = {8000: "a step's door", 8001: "preprocess", 8002: "inference", 8012: "gRPC", 8003: "storage", 4222: "broker"}
-BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome", "msedge"] + [
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "C:/Program Files/Google/Chrome/Application/chrome.exe",
-    "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
-]
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome", "msedge"]  # on Windows, Edge is always there
+BROWSERS += ["/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"]
+BROWSERS += ["C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe"]
 
 
 def succeeds(*command):
@@ -51,7 +46,7 @@ def succeeds(*command):
 
 
 def fingerprint():
-    """What .venv was made from, if it is as it should be: this Python and the lock."""
+    """What .venv has to be made from: this Python and the lock."""
     return "{} {}".format(sys.version_info[:2], hashlib.sha256(LOCK.read_bytes()).hexdigest())
 
 
@@ -78,12 +73,9 @@ def set_up():
             sys.exit("uv could not be downloaded: check the network and run this again, or install uv yourself.")
     if subprocess.call([uv, "pip", "sync", "--require-hashes", "--python", VENV, LOCK]) != 0:
         sys.exit("The set-up is not complete: check the network (uv says more above), then run this again.")
+    (VENV / "etc/jupyter/labconfig").mkdir(parents=True, exist_ok=True)
+    (VENV / "etc/jupyter/labconfig/page_config.json").write_text(NO_NEWS)
     STAMP.write_text(fingerprint())
-
-
-def find_browser():
-    """Return the path of a browser that Playwright can drive, or None."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def check():
@@ -91,11 +83,10 @@ def check():
 
     def line(ok, thing, remedy=""):
         print("ok    " + thing if ok else "todo  {}: {}".format(thing, remedy))
-        return ok
 
     free, done = shutil.disk_usage(ROOT).free / 1e9, is_set_up()
     line(True, "Python {}.{}.{}".format(*sys.version_info))
-    enough = line(done or free > DISK_GB, "disk ({:.1f} GB free)".format(free), "free {} GB".format(DISK_GB))
+    line(done or free > DISK_GB, "disk ({:.1f} GB free)".format(free), "free {} GB".format(DISK_GB))
     line(done, "set-up", "run `python3 start.py` once, on a good network")
     for port, user in PORTS.items():
         with socket.socket() as probe:
@@ -104,8 +95,7 @@ def check():
         line(not taken, "port {} ({})".format(port, user), "stop the program that listens on it")
     line(succeeds("docker", "info"), "Docker daemon (for containers)", "install Docker Desktop or Engine, and start it")
     line(succeeds("docker", "compose", "version"), "Docker Compose (for containers)", "it comes with Docker Desktop")
-    line(find_browser(), "browser (for the browser tests)", "install Chrome or Chromium")
-    return 0 if enough else 1
+    line(any(map(shutil.which, BROWSERS)), "browser (for the browser tests)", "install Chrome or Chromium")
 
 
 def main(arguments):

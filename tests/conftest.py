@@ -1,6 +1,7 @@
 """Fixtures for the tests that span steps."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ STEPS = ROOT / "steps"
 @pytest.fixture(scope="session")
 def browser() -> str:
     """The path of a browser for Playwright."""
-    path = start.find_browser()
+    path = next(filter(None, map(shutil.which, start.BROWSERS)), None)
     if not path:
         skip("no browser: install Chrome or Chromium")
     return path

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 
 import model
 
@@ -83,7 +84,8 @@ def augment(rows: np.ndarray, labels: np.ndarray, copies: int, seed: int = SEED)
 def train(rows: np.ndarray, labels: np.ndarray) -> MLPClassifier:
     """Fit the classifier on rows of shape (n, 64) and their labels 0..9."""
     classifier = MLPClassifier((256, 128), max_iter=12, warm_start=True, random_state=SEED)
-    with warnings.catch_warnings():
+    # One thread: the matrices are small, and so the model does not depend on how many cores trained it.
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is a budget, not a failure
         classifier.fit(rows, labels)
         # Then smaller steps, to settle: without them the last few batches decide what the model gets wrong.
