@@ -7,11 +7,14 @@ python3 start.py check   tell what this machine is ready for
 
 from __future__ import print_function
 
+import platform
 import sys
 
 # Every line of this file parses under any old Python, so that its user reads this sentence and not a SyntaxError.
-if not (3, 11) <= sys.version_info[:2] <= (3, 14):
-    sys.exit("inferir needs Python 3.11 to 3.14, this is %d.%d: get one from python.org" % sys.version_info[:2])
+newest = 13 if (sys.platform, platform.machine()) == ("darwin", "x86_64") else 14  # onnxruntime has no more for it
+if not (3, 11) <= sys.version_info[:2] <= (3, newest):
+    sentence = "inferir needs Python 3.11 to 3.%d, this is %d.%d: get one from python.org and start this file with it"
+    sys.exit(sentence % ((newest,) + sys.version_info[:2]))
 
 import hashlib
 import os
@@ -19,6 +22,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -59,9 +63,12 @@ def set_up():
     if shutil.disk_usage(ROOT).free < DISK_GB * 1e9:
         sys.exit("The disk is nearly full: free {} GB, then run this again.".format(DISK_GB))
     print("Setting up {} (once; about 300 MB to download)".format(VENV), flush=True)
-    shutil.rmtree(VENV, ignore_errors=True)
-    if VENV.exists():
-        sys.exit("{} cannot be replaced: stop what runs from it, JupyterLab say, and run this again.".format(VENV))
+    deadline = time.monotonic() + 15  # what an interrupted set-up left running may still write there
+    while VENV.exists():
+        shutil.rmtree(VENV, ignore_errors=True)
+        time.sleep(0.1)
+        if time.monotonic() > deadline:
+            sys.exit("{} cannot be replaced: stop what runs from it, JupyterLab say, then run this again.".format(VENV))
     uv, python = shutil.which("uv"), sys._base_executable  # sys.executable may be in the .venv just removed
     if not succeeds(*([uv, "venv", "--python", python, VENV] if uv else [python, "-m", "venv", VENV])):
         sys.exit("Python could not make {}: on Debian and Ubuntu, `apt install python3-venv` first.".format(VENV))
@@ -69,9 +76,9 @@ def set_up():
         print("Fetching uv, which fetches the rest", flush=True)
         uv, pinned = BIN / "uv", VENV / "uv.txt"
         pinned.write_text(re.search(r"^uv==(.*\\\n)*.*", LOCK.read_text(), re.MULTILINE).group())
-        if not succeeds(BIN / "python", "-m", "pip", "install", "--require-hashes", "--retries=1", "-r", pinned):
+        if subprocess.call([BIN / "python", "-m", "pip", "install", "--require-hashes", "--retries=1", "-r", pinned]):
             sys.exit("uv could not be downloaded: check the network and run this again, or install uv yourself.")
-    if subprocess.call([uv, "pip", "sync", "--require-hashes", "--python", VENV, LOCK]) != 0:
+    if subprocess.call([uv, "pip", "sync", "--require-hashes", "--python", VENV, LOCK]):
         sys.exit("The set-up is not complete: check the network (uv says more above), then run this again.")
     (VENV / "etc/jupyter/labconfig").mkdir(parents=True, exist_ok=True)
     (VENV / "etc/jupyter/labconfig/page_config.json").write_text(NO_NEWS)
@@ -101,7 +108,7 @@ def check():
 def main(arguments):
     command = "lab" if not arguments or arguments[0].startswith("-") else arguments.pop(0)
     if arguments[:1] in (["-h"], ["--help"]) and command == "lab":
-        sys.exit(__doc__)
+        return print(__doc__)
     if command == "check":
         return check()
     if command not in PROGRAMS:

@@ -26,6 +26,14 @@ import psutil
 
 STEPS = Path(__file__).resolve().parent.parent / "steps"
 
+# A proxy, if this machine has one, knows nothing of our services. Both urllib and requests read this.
+for name in ("NO_PROXY", "no_proxy"):
+    os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1"]))
+
+PYTHON, VENV = sys.executable, {}
+if os.name == "nt":  # a venv's python.exe only starts the real one: do that ourselves, as multiprocessing does
+    PYTHON, VENV = sys._base_executable, {"__PYVENV_LAUNCHER__": sys.executable}
+
 
 class Service:
     """A running service. `url` is its address; `with` stops it at the end of the block."""
@@ -35,9 +43,9 @@ class Service:
         # A group or session of its own: the interrupt of a cell is meant for the cell, not for the service.
         apart = {"creationflags": 0x200} if os.name == "nt" else {"start_new_session": True}
         self._guard = subprocess.Popen(
-            [sys.executable, __file__, *command],
+            [PYTHON, __file__, *command],
             cwd=folder,
-            env={**os.environ, "PORT": str(port), "PYTHONUNBUFFERED": "1", **env},
+            env={**os.environ, **VENV, "PORT": str(port), "PYTHONUNBUFFERED": "1", **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -86,7 +94,8 @@ class Service:
             time.sleep(0.05)
 
     def __del__(self):
-        self._guard.stdin.close()  # a cell run again gives the name to a new service: this is how the old one ends
+        if hasattr(self, "_guard"):  # else it never started
+            self._guard.stdin.close()  # a cell run again gives the name to a new service: so the old one ends
 
     def __enter__(self):
         return self
@@ -109,7 +118,7 @@ def launch(
     the tail of the log if the service ends or is not ready within `timeout` seconds.
     """
     port = free_port()
-    command = [sys.executable, *(part.replace("{port}", str(port)) for part in command)]
+    command = [PYTHON, *(part.replace("{port}", str(port)) for part in command)]
     service = Service(command, STEPS / step, port, env or {})
     try:
         service.wait(wait_for, timeout)

@@ -26,7 +26,10 @@ def project(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("start.py", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
-    os.symlink(ROOT / ".venv", folder / ".venv")
+    try:
+        os.symlink(ROOT / ".venv", folder / ".venv")
+    except OSError:
+        pytest.skip("Windows makes symbolic links in developer mode only")
     return folder
 
 
@@ -102,7 +105,7 @@ def test_run_all_reaches_the_end(lab, page, project, name):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
     def finished():
-        page.keyboard.press("Control+s")
+        page.keyboard.press("ControlOrMeta+s")
         try:
             saved = json.loads(path.read_text())
         except ValueError:  # half saved

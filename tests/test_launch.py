@@ -99,6 +99,19 @@ def test_a_service_that_is_never_ready_is_stopped_at_the_deadline_with_its_answe
     assert time.monotonic() - begin < 15
 
 
+def test_a_step_that_is_not_there_is_an_error():
+    with pytest.raises(FileNotFoundError, match="99_nothing"):
+        launch("99_nothing")
+
+
+def test_a_proxy_is_not_asked_for_a_service_of_this_machine(tmp_path):
+    code = f"import launch; launch.launch({str(tmp_path)!r}, {WEB}, wait_for='/', timeout=20).stop()"
+    proxy = dict.fromkeys(("HTTP_PROXY", "http_proxy"), f"http://127.0.0.1:{free_port()}")
+    env = {**os.environ, **proxy, "NO_PROXY": "example.org", "PYTHONPATH": os.pathsep.join(sys.path)}
+    del env["no_proxy"]
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+
+
 def test_a_free_port_can_be_bound():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", free_port()))

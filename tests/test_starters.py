@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,6 @@ from launch import Service, free_port
 # A step joins with a line here: its folder, and what one of the commands that start it looks like.
 SERVERS = {"01_flask": r"python app\.py|waitress-serve"}
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="the READMEs' `sh` blocks need a POSIX shell")
-
 
 def blocks(readme: Path) -> list[tuple[str, str]]:
     """The fenced blocks of a README as (language, content)."""
@@ -30,8 +29,8 @@ def blocks(readme: Path) -> list[tuple[str, str]]:
 
 
 def run(script: str, folder: Path, path: Path | None = None) -> str:
-    """Run a shell script as somebody would who has just opened a terminal in `folder`, and return what it prints."""
-    script = script.replace("python3 ", f"{sys.executable} ")
+    """Run a shell script in `folder`, with the programs in `path` as if activated, and return what it prints."""
+    script = script.replace("python3 ", f"{shlex.quote(sys.executable)} ")
     done = subprocess.run(
         ["bash", "-ec", script], cwd=folder, env=environment(path), capture_output=True, text=True, timeout=600
     )
@@ -59,6 +58,13 @@ def make_environment(step: str, install: str) -> Path:
     return folder / ".venv" / "bin"
 
 
+@pytest.mark.parametrize("step", SERVERS)
+def test_the_steps_own_tests_pass_in_our_environment(step):
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=STEPS / step, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the README's `sh` blocks need a POSIX shell")
 @pytest.mark.parametrize("step", SERVERS)
 def test_a_copied_out_step_does_what_its_readme_says(step, tmp_path):
     folder = tmp_path / "copied out"

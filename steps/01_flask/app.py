@@ -22,11 +22,11 @@ from werkzeug.exceptions import (
 import model
 
 
-def number_setting(name: str, default: int) -> int:
+def number_setting(name: str, default: int, most: int) -> int:
     """Read a whole number from the environment, or end the program with a sentence that names the setting."""
     value = os.environ.get(name) or str(default)
-    if not value.isdecimal():
-        sys.exit(f"{name} must be a whole number, not {value!r}")
+    if not value.isdecimal() or int(value) > most:
+        sys.exit(f"{name} must be a whole number up to {most:,}, not {value!r}")
     return int(value)
 
 
@@ -57,7 +57,7 @@ def create_app(model_dir: str | Path | None = None) -> Flask:
     A model that cannot be used does not stop the service: it starts, says why at /readyz, and serves no predictions.
     """
     app = Flask(__name__)
-    limit = number_setting("MAX_BODY_BYTES", 1_000_000)
+    limit = number_setting("MAX_BODY_BYTES", 1_000_000, most=1_000_000_000)
     # One byte more than we accept: Werkzeug cuts a chunked body off here without a word, and then we can tell.
     app.config["MAX_CONTENT_LENGTH"] = limit + 1
 
@@ -67,7 +67,7 @@ def create_app(model_dir: str | Path | None = None) -> Flask:
         classifier = model.load(folder)
     except model.ModelError as error:
         problem = str(error)
-        app.logger.error("not ready, model folder %s: %s", folder, problem)
+        app.logger.error("not ready, model folder %s: %s (cause: %r)", folder, problem, error.__cause__)
 
     def require_model():
         if problem:
@@ -107,4 +107,4 @@ def create_app(model_dir: str | Path | None = None) -> Flask:
 
 
 if __name__ == "__main__":
-    create_app().run(host=os.environ.get("HOST") or "127.0.0.1", port=number_setting("PORT", 8000))
+    create_app().run(host=os.environ.get("HOST") or "127.0.0.1", port=number_setting("PORT", 8000, most=65_535))

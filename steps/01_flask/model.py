@@ -52,20 +52,17 @@ def load(folder: Path):
     The hash finds damage and a swapped file. It is no defence against somebody who can also write the manifest:
     keep that where only you can, or sign it.
 
-    Raises ModelError if the model is missing, is not the one in the manifest, or does not answer as it did. Its
-    message names no folder: clients get to read it.
+    Raises ModelError if the model is missing, is not the one in the manifest, or does not answer as it did. Clients
+    get to read its message, so that names no folder; its __cause__ may.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        pickled = (folder / "model.pkl").read_bytes()
-        expected_hash, golden = manifest["sha256"], manifest["golden"]
-        golden_rows = np.array(golden["features"], dtype=np.float32).reshape(-1, FEATURES)
-        golden_probabilities = np.array(golden["probabilities"], dtype=np.float32)
-    except OSError as error:
-        name = Path(error.filename).name
-        raise ModelError(f"{name} cannot be read ({error.strerror}): run `python train.py`, then restart") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"manifest.json is damaged ({error!r}): run `python train.py`, then restart") from error
+        manifest = json.loads(_read(folder / "manifest.json"))
+        expected_hash, versions = manifest["sha256"], [manifest[name] for name in ("scikit_learn", "python", "numpy")]
+        golden_rows = np.array(manifest["golden"]["features"], dtype=np.float32).reshape(-1, FEATURES)
+        golden_probabilities = np.array(manifest["golden"]["probabilities"], dtype=np.float32)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError("manifest.json is damaged: run `python train.py`, then restart") from error
+    pickled = _read(folder / "model.pkl")
 
     # Hash the very bytes that are unpickled next: unpickling runs whatever code a pickle asks for.
     if hashlib.sha256(pickled).hexdigest() != expected_hash:
@@ -73,6 +70,12 @@ def load(folder: Path):
             "model.pkl is not the file that manifest.json describes (its SHA-256 differs), so it was not opened: "
             "restore it from a copy that you trust, then restart"
         )
+    other_version = (
+        "model.pkl was saved by scikit-learn {}, and this is {}: install that version or run `python train.py`, "
+        "then restart"
+    )
+    if versions[0] != sklearn.__version__:  # an attempt could fail before scikit-learn gets to warn
+        raise ModelError(other_version.format(versions[0], sklearn.__version__))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
@@ -80,20 +83,30 @@ def load(folder: Path):
         probabilities = classifier.predict_proba(golden_rows)
     except InconsistentVersionWarning as warning:
         raise ModelError(
-            f"model.pkl was saved by scikit-learn {warning.original_sklearn_version}, and this is "
-            f"{warning.current_sklearn_version}: install that version or run `python train.py`, then restart"
+            other_version.format(warning.original_sklearn_version, warning.current_sklearn_version)
         ) from warning
     except Exception as error:  # a pickle can fail in any way there is
-        raise ModelError(f"model.pkl does not work here ({error!r}): run `python train.py`, then restart") from error
+        raise ModelError(
+            f"model.pkl does not work here ({type(error).__name__}): run `python train.py`, then restart"
+        ) from error
 
     if probabilities.shape != golden_probabilities.shape or not np.allclose(
         probabilities, golden_probabilities, rtol=0, atol=TOLERANCE
     ):
         raise ModelError(
             "model.pkl no longer gives the golden rows in manifest.json the answers it gave after training "
-            f"(with Python {manifest['python']} and NumPy {manifest['numpy']}): install those, then restart"
+            "(with Python {1}, NumPy {2}): install those or run `python train.py`, then restart".format(*versions)
         )
     return classifier
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{path.name} cannot be read ({error.strerror}): run `python train.py`, then restart"
+        ) from error
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -1,9 +1,12 @@
 import json
+import runpy
 from pathlib import Path
 
+import flask
 import pytest
 
 import app
+import model
 import train
 
 SAMPLE = Path(__file__).parent.parent / "sample_request.json"
@@ -19,10 +22,11 @@ def test_the_sample_request_is_answered_with_its_digit(client):
     assert (reply.status_code, reply.json) == (200, {"prediction": [3]})
 
 
-def test_every_held_out_digit_gets_the_answer_that_the_model_gives(client):
+def test_every_held_out_digit_gets_the_answer_that_the_model_gives(client, model_dir):
     _, rows, _, labels = train.load_split()
-    answers = [client.post("/inferir", json={"features": row.tolist()}).json["prediction"] for row in rows]
-    assert sum(answer == [label] for answer, label in zip(answers, labels, strict=True)) >= 441  # 98 % of 450
+    answers = [client.post("/inferir", json={"features": row.tolist()}).json["prediction"][0] for row in rows]
+    assert answers == model.load(model_dir).predict(rows).tolist()
+    assert sum(answers == labels) >= 441  # 98 % of 450
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,24 @@ def test_a_bug_gets_500_without_a_traceback(model_dir, monkeypatch, row):
     assert "secret" not in reply.text
 
 
-def test_a_setting_that_is_no_number_ends_the_program_with_a_sentence(monkeypatch):
-    monkeypatch.setenv("PORT", "eighty")
-    with pytest.raises(SystemExit, match="PORT must be a whole number, not 'eighty'"):
-        app.number_setting("PORT", 8000)
+@pytest.mark.parametrize("value", ["eighty", "99999", "-1", "80.0"])
+def test_a_setting_that_is_no_such_number_ends_the_program_with_a_sentence(monkeypatch, value):
+    monkeypatch.setenv("PORT", value)
+    with pytest.raises(SystemExit, match=f"PORT must be a whole number up to 65,535, not '{value}'"):
+        app.number_setting("PORT", 8000, most=65_535)
+
+
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [({}, ("127.0.0.1", 8000)), ({"HOST": "0.0.0.0", "PORT": "5000"}, ("0.0.0.0", 5000))],
+    ids=["by default", "as in the article"],
+)
+def test_it_listens_where_the_settings_say(monkeypatch, settings, address):
+    for name in ("HOST", "PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    listened = []
+    monkeypatch.setattr(flask.Flask, "run", lambda self, host, port: listened.append((host, port)))
+    runpy.run_path(str(Path(app.__file__)), run_name="__main__")
+    assert listened == [address]

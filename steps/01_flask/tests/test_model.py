@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import pickle
@@ -53,10 +54,28 @@ def test_a_missing_file_is_named(copy, name):
         model.load(copy)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sha256": 1, "golden": {}}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sha256": 1, "golden": {}}', "[" * 100_000], ids=len)
 def test_a_damaged_manifest_is_named(copy, content):
     (copy / "manifest.json").write_text(content)
     with pytest.raises(model.ModelError, match=r"manifest\.json is damaged"):
+        model.load(copy)
+
+
+@pytest.mark.parametrize("key", ["sha256", "scikit_learn", "python", "numpy", "golden"])
+def test_a_manifest_that_lacks_a_key_is_damaged(copy, key):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest[key]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(model.ModelError, match=r"manifest\.json is damaged"):
+        model.load(copy)
+
+
+def test_a_disk_that_fails_is_told(copy, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(model.ModelError, match=r"manifest\.json cannot be read \(Input/output error\)"):
         model.load(copy)
 
 
@@ -93,6 +112,22 @@ def test_a_model_saved_by_another_scikit_learn_is_refused(copy, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(model.ModelError, match=r"saved by scikit-learn 0\.24\.2.*install that version"):
         model.load(copy)
+
+
+def test_another_scikit_learn_in_the_manifest_is_enough(copy, tmp_path):
+    mark = tmp_path / "opened"
+    swap_pickle(copy, pickle.dumps(Intruder(mark)))
+    change_manifest(copy, scikit_learn="0.24.2")
+    with pytest.raises(model.ModelError, match=r"saved by scikit-learn 0\.24\.2"):
+        model.load(copy)
+    assert not mark.exists()
+
+
+def test_a_message_never_names_a_folder(copy, tmp_path):
+    swap_pickle(copy, b"csklearn.base\nNoSuchClass\n.")  # what a pickle of a newer scikit-learn may ask for
+    with pytest.raises(model.ModelError, match=r"does not work here \(AttributeError\)") as caught:
+        model.load(copy)
+    assert "/" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps([1, 2, 3])], ids=["empty", "text", "list"])
