@@ -41,7 +41,9 @@ class Service:
     def __init__(self, command: list[str], folder: Path, port: int, env: dict[str, str]):
         self.url = f"http://127.0.0.1:{port}"
         # A group or session of its own: the interrupt of a cell is meant for the cell, not for the service.
-        apart = {"creationflags": 0x200} if os.name == "nt" else {"start_new_session": True}
+        apart = (
+            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
+        )
         self._guard = subprocess.Popen(
             [PYTHON, __file__, *command],
             cwd=folder,

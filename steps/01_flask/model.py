@@ -14,6 +14,10 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 FEATURES = 64  # 8x8 pixels, row-major
 TOLERANCE = 1e-4  # of a golden probability: processors differ in the last bits of a float32
+OTHER_VERSION = (
+    "model.pkl was saved by scikit-learn {}, and this is {}: "
+    "install that version or run `python train.py`, then restart"
+)
 
 
 class ModelError(Exception):
@@ -57,7 +61,8 @@ def load(folder: Path):
     """
     try:
         manifest = json.loads(_read(folder / "manifest.json"))
-        expected_hash, versions = manifest["sha256"], [manifest[name] for name in ("scikit_learn", "python", "numpy")]
+        expected_hash, saved_by = manifest["sha256"], manifest["scikit_learn"]
+        trained_with = f"Python {manifest['python']} and NumPy {manifest['numpy']}"
         golden_rows = np.array(manifest["golden"]["features"], dtype=np.float32).reshape(-1, FEATURES)
         golden_probabilities = np.array(manifest["golden"]["probabilities"], dtype=np.float32)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -70,21 +75,16 @@ def load(folder: Path):
             "model.pkl is not the file that manifest.json describes (its SHA-256 differs), so it was not opened: "
             "restore it from a copy that you trust, then restart"
         )
-    other_version = (
-        "model.pkl was saved by scikit-learn {}, and this is {}: install that version or run `python train.py`, "
-        "then restart"
-    )
-    if versions[0] != sklearn.__version__:  # an attempt could fail before scikit-learn gets to warn
-        raise ModelError(other_version.format(versions[0], sklearn.__version__))
+    if saved_by != sklearn.__version__:  # an attempt could fail before scikit-learn gets to warn
+        raise ModelError(OTHER_VERSION.format(saved_by, sklearn.__version__))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
             classifier = joblib.load(io.BytesIO(pickled))
         probabilities = classifier.predict_proba(golden_rows)
     except InconsistentVersionWarning as warning:
-        raise ModelError(
-            other_version.format(warning.original_sklearn_version, warning.current_sklearn_version)
-        ) from warning
+        saved_by = warning.original_sklearn_version
+        raise ModelError(OTHER_VERSION.format(saved_by, sklearn.__version__)) from warning
     except Exception as error:  # a pickle can fail in any way there is
         raise ModelError(
             f"model.pkl does not work here ({type(error).__name__}): run `python train.py`, then restart"
@@ -95,7 +95,7 @@ def load(folder: Path):
     ):
         raise ModelError(
             "model.pkl no longer gives the golden rows in manifest.json the answers it gave after training "
-            "(with Python {1}, NumPy {2}): install those or run `python train.py`, then restart".format(*versions)
+            f"(with {trained_with}): install those or run `python train.py`, then restart"
         )
     return classifier
 
