@@ -73,12 +73,11 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_until(condition, timeout: float):
+def wait_until(condition, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while not (value := condition()):
+    while not condition():
         assert time.monotonic() < deadline, f"not so within {timeout} s"
         time.sleep(0.5)
-    return value
 
 
 def test_the_lab_opens_at_the_first_notebook(lab, page):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import requests
 
-from contract import CASES, LIMIT, break_model, features, row_of
+from contract import CASES, JSON, LIMIT, break_model, features, row_of
 from launch import launch
 
 # A step joins with a line here: its folder, whose number says which lines of the contract bind it.
@@ -53,9 +53,7 @@ def assert_is_an_error(reply: requests.Response) -> None:
 def test_the_limit_also_binds_a_body_without_a_length(service):
     body = features(row_of(0), LIMIT + 1)
     chunks = (body[start : start + 10_000] for start in range(0, len(body), 10_000))
-    reply = requests.post(
-        service.url + "/inferir", data=chunks, headers={"Content-Type": "application/json"}, timeout=10
-    )
+    reply = requests.post(service.url + "/inferir", data=chunks, headers=JSON, timeout=10)
     assert reply.status_code == 413, reply.text
     assert_is_an_error(reply)
 

@@ -108,7 +108,7 @@ def test_a_proxy_is_not_asked_for_a_service_of_this_machine(tmp_path):
     code = f"import launch; launch.launch({str(tmp_path)!r}, {WEB}, wait_for='/', timeout=20).stop()"
     proxy = dict.fromkeys(("HTTP_PROXY", "http_proxy"), f"http://127.0.0.1:{free_port()}")
     env = {**os.environ, **proxy, "NO_PROXY": "example.org", "PYTHONPATH": os.pathsep.join(sys.path)}
-    del env["no_proxy"]
+    env.pop("no_proxy", None)  # Windows knows but one case
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
 
 

@@ -65,13 +65,6 @@ def test_a_notebook_has_the_blocks_and_sections_that_readers_expect(path):
     assert "```mermaid" in text
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_links_of_a_notebook_lead_somewhere(path):
-    text = path.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(((?!https?:)[^)#\s]+)\)", text):
-        assert (path.parent / target).exists(), target
-
-
 def test_numbers_of_notebooks_and_steps_match():
     steps = {path.name[:2] for path in (ROOT / "steps").iterdir() if path.is_dir()}
     assert {path.name[:2] for path in NOTEBOOKS} == steps | {"00"}

@@ -58,12 +58,14 @@ def test_python_versions_agree():
     assert project["requires-python"] == ">=3.11,<3.15"
     for path in (ROOT / "README.md", *STEPS.glob("*/README.md")):
         assert "3.11 to 3.14" in path.read_text(), path
-    assert "else 14" in (ROOT / "start.py").read_text()
+    code = (ROOT / "start.py").read_text()
+    assert "else 14" in code and "(3, 11) <= sys.version_info[:2] <= (3, newest)" in code
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted(STEPS.glob("*/README.md"))], ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_links_of_a_readme_lead_somewhere(path):
-    for target in re.findall(r"\]\(((?!https?:)[^)#\s]+)\)", path.read_text()):
+TEXTS = [ROOT / "README.md", *sorted(STEPS.glob("*/README.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(((?!https?:)[^)#\s]+)\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
