@@ -7,7 +7,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # original: its copies. Edit originals only.
 COPIES = {
-    "LICENSE": ["steps/01_flask/LICENSE"],
+    "LICENSE": ["steps/01_flask/LICENSE", "steps/02_fastapi/LICENSE"],
+    "steps/01_flask/.gitignore": ["steps/02_fastapi/.gitignore"],
+    "steps/01_flask/sample_request.json": ["steps/02_fastapi/sample_request.json"],
+    "steps/01_flask/train.py": ["steps/02_fastapi/train.py"],
 }
 
 

@@ -12,7 +12,7 @@ import requests
 from playwright.sync_api import sync_playwright
 
 from conftest import ROOT
-from launch import free_port
+from launch import free_port, launch
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 
@@ -115,3 +115,16 @@ def test_run_all_reaches_the_end(lab, page, project, name):
         return [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
 
     wait_until(finished, 300)
+
+
+def test_the_manual_of_step_02_answers_a_request_without_the_internet(page, trained):
+    with launch("02_fastapi", env={"MODEL_DIR": str(trained("02_fastapi"))}) as service:
+        elsewhere = []
+        page.on("request", lambda request: elsewhere.append(request.url) if service.url not in request.url else None)
+        page.goto(service.url + "/docs")
+        page.get_by_text("Recognize digits").click()
+        page.get_by_role("button", name="Try it out").click()
+        page.get_by_role("button", name="Execute").click()
+        answer = json.loads(page.locator(".live-responses-table .highlight-code code").first.inner_text())
+        assert answer["prediction"] == [7]
+        assert [url for url in elsewhere if not url.startswith("data:")] == []

@@ -9,7 +9,7 @@ from contract import CASES, JSON, LIMIT, break_model, features, row_of
 from launch import launch
 
 # A step joins with a line here: its folder, whose number says which lines of the contract bind it.
-STEPS = ["01_flask"]
+STEPS = ["01_flask", "02_fastapi"]
 
 
 @pytest.fixture(scope="module", params=STEPS)

@@ -37,9 +37,15 @@ def test_every_dependency_says_what_it_is_for():
             assert "#" in line or above.strip().startswith("#") or Requirement(requirement).marker, requirement
 
 
-@pytest.mark.parametrize("path", sorted(STEPS.glob("*/requirements.txt")), ids=lambda path: path.parent.name)
+REQUIREMENTS = {
+    path: [Requirement(line) for line in path.read_text().splitlines() if not line.startswith("-r ")]
+    for path in sorted(STEPS.glob("*/requirements*.txt"))
+}
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: str(path.relative_to(STEPS)))
 def test_a_steps_requirements_are_those_of_the_lock(path):
-    pins = [Requirement(line) for line in path.read_text().splitlines()]
+    pins = REQUIREMENTS[path]
     assert pins
     for pin in pins:
         assert str(pin.specifier) in [str(locked.specifier) for locked in LOCKED if locked.name == pin.name], pin
@@ -47,9 +53,7 @@ def test_a_steps_requirements_are_those_of_the_lock(path):
 
 
 def test_the_steps_group_is_what_the_steps_require():
-    required = {
-        Requirement(line).name for path in STEPS.glob("*/requirements.txt") for line in path.read_text().splitlines()
-    }
+    required = {pin.name for pins in REQUIREMENTS.values() for pin in pins}
     assert required == {Requirement(line).name for line in GROUPS["steps"]}
 
 

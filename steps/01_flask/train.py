@@ -1,6 +1,6 @@
 """Train the digit classifier and save it: python train.py
 
-Writes model/model.pkl and model/manifest.json (another folder if MODEL_DIR says so). Takes about ten seconds.
+Writes the model and its manifest into the folder model/ (another if MODEL_DIR says so). Takes about ten seconds.
 """
 
 import os
@@ -103,7 +103,7 @@ def main() -> None:
     model.save(classifier, folder, accuracy=accuracy, golden_rows=golden_rows)
     print(f"accuracy on {len(test_rows)} held-out digits: {accuracy:.4f}")
     here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    print(f"saved model.pkl and manifest.json in {here}")
+    print(f"saved the model and its manifest in {here}")
 
 
 if __name__ == "__main__":
