@@ -62,7 +62,7 @@ def set_up():
     """Make .venv anew from the lock, every download checked against its hash. Downloads stay in uv's own cache."""
     if shutil.disk_usage(ROOT).free < DISK_GB * 1e9:
         sys.exit("The disk is nearly full: free {} GB, then run this again.".format(DISK_GB))
-    print("Setting up {} (once; about 260 MB to download)".format(VENV), flush=True)
+    print("Setting up {} (once; about 290 MB to download)".format(VENV), flush=True)
     deadline = time.monotonic() + 15  # what an interrupted set-up left running may still write there
     while VENV.exists():
         shutil.rmtree(VENV, ignore_errors=True)

@@ -1,8 +1,9 @@
 """Routes for many small requests: declared to FastAPI like any other, answered without most of it.
 
 What FastAPI and Starlette do for every request (a stack of middleware, matching of paths, exit stacks, objects for
-request and response) takes longer here than reading a row, predicting and writing the reply do together; the table in
-README.md has the figures. None of it is needed for a route with a fixed path and one JSON body.
+request and response) takes longer than all that this service does. On one core, a FastAPI route that only reads its
+body and answers with a constant was measured at 8,000 requests a second; /inferir, which goes past it, at 12,000. A
+route with a fixed path and one JSON body needs none of it.
 """
 
 import asyncio

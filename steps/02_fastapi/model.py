@@ -56,7 +56,7 @@ def save(classifier, folder: Path, *, accuracy: float, golden_rows: np.ndarray) 
         raise TypeError(f"the classes must be whole numbers, not {classifier.classes_.tolist()[:3]}: number them")
     pickled = io.BytesIO()
     joblib.dump(classifier, pickled)
-    # zipmap=False: probabilities as one array, not as a dictionary a row
+    # zipmap=False: probabilities as one array, not as a dictionary a row. Opset 17 runs from onnxruntime 1.13 on.
     exported = to_onnx(classifier, golden_rows[:1], options={"zipmap": False}, target_opset=17)
     contents = {"pickle": pickled.getvalue(), "onnx": exported.SerializeToString()}
     manifest = {

