@@ -47,14 +47,16 @@ def environment(path: Path | None) -> dict[str, str]:
 
 def make_environment(step: str, install: str) -> Path:
     """Follow the README's first block once, and return the folder of the programs it installed."""
-    requirements = STEPS / step / "requirements.txt"
-    key = hashlib.sha256(f"{sys.version}{install}{requirements.read_text()}".encode()).hexdigest()[:16]
+    requirements = sorted((STEPS / step).glob("requirements*.txt"))
+    pins = "".join(path.read_text() for path in requirements)
+    key = hashlib.sha256(f"{sys.version}{install}{pins}".encode()).hexdigest()[:16]
     folder = ROOT / ".cache" / "starters" / f"{step}-{key}"
     complete = folder / "complete"
     if not complete.exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        shutil.copy(requirements, folder)
+        for path in requirements:
+            shutil.copy(path, folder)
         run(install, folder)
         complete.touch()
     return folder / ".venv" / "bin"
