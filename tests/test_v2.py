@@ -91,8 +91,7 @@ def test_binary_tensors_are_refused_with_a_hint(client):
 
 
 def test_no_content_type_is_needed_and_any_is_taken(service):
-    inputs = [{"name": "features", "shape": [1, 64], "datatype": "FP32", "data": row_of(7)}]
-    body = json.dumps({"inputs": inputs}).encode()
+    body = json.dumps(one_input()).encode()
     for headers in ({}, {"Content-Type": "application/json"}, {"Content-Type": "application/octet-stream"}):
         reply = requests.post(service.url + URL, data=body, headers=headers, timeout=10)
         assert reply.status_code == 200, reply.text

@@ -20,7 +20,6 @@ from model import FEATURES
 from schemas import EXAMPLES, InferirReply, InferirRequest, error_replies
 from service import Service
 from settings import Settings, read_settings
-from telemetry import Telemetry
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -77,7 +76,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         return PlainTextResponse(telemetry.metrics(), media_type=CONTENT_TYPE_LATEST)
 
     app.routes.extend(v2.create_routes(service))
-    return Telemetry(Shortcut(app))
+    return telemetry.Telemetry(Shortcut(app))
 
 
 if __name__ == "__main__":

@@ -66,9 +66,9 @@ class Error(BaseModel):
     error: str = Field(description="a sentence that says what to do")
 
 
-SENTENCES = {
+SENTENCES = {  # what explain() says, or one of the kind
     400: "the body is not JSON",
-    413: "a batch has at most 1,024 rows: send several batches",
+    413: f"a batch has at most {MAX_ROWS:,} rows: send several batches",
     415: "send JSON, with the header Content-Type: application/json",
     422: "features[63] must be a number from 0 to 16, not 17",
     503: "model.pkl cannot be read (No such file or directory): run `python train.py`, then restart",
@@ -94,11 +94,11 @@ def explain(found: list[dict]) -> Refused:
     if kind == "json_invalid" and "out of range" in error["msg"]:  # a whole number of thousands of digits
         return Refused(422, "a number in the body has too many digits")
     if kind == "json_invalid":
-        return Refused(400, "the body is not JSON")
+        return Refused(400, SENTENCES[400])
     if len(place) < 2:
         return Refused(422, 'the body must be a JSON object with a key "features"')
     if is_batch and kind == "too_long" and len(place) == 2:
-        return Refused(413, f"a batch has at most {MAX_ROWS:,} rows: send several batches")
+        return Refused(413, SENTENCES[413])
     name = "features" + "".join(f"[{index}]" for index in place[2:])
     if kind in ("too_short", "too_long", "list_type"):
         return Refused(422, f"{name} must be a list of {FEATURES} numbers")

@@ -49,7 +49,7 @@ class Service:
     def require_ready(self, request: Request) -> None:
         """Refused with 503 and the reason if the service should get no more requests."""
         self.require_model()
-        if getattr(request.state, "leaving", False):  # server.py sets it
+        if request.state.leaving:  # server.py sets it
             raise Refused(503, "the service is shutting down")
 
     async def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

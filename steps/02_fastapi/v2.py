@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 from errors import Refused
 from fast import FastRoute
 from model import FEATURES
-from schemas import MAX_ROWS, SEVEN, Ink, Row, error_replies
+from schemas import MAX_ROWS, SENTENCES, SEVEN, Ink, Row, error_replies
 from service import Service
 
 NAME, VERSION = "digits", "1"
@@ -61,7 +61,7 @@ class InferRequest(BaseModel):
             raise Refused(400, f"{path[1:] or 'the body'}: {first['msg'].lower()}") from error
         (tensor,) = request.inputs
         if tensor.shape[0] > MAX_ROWS:
-            raise Refused(413, f"a batch has at most {MAX_ROWS:,} rows: send several batches")
+            raise Refused(413, SENTENCES[413])
         if np.size(tensor.data) != math.prod(tensor.shape):
             raise Refused(400, f"inputs[0].data has {np.size(tensor.data):,} numbers, which is not {tensor.shape}")
         return request
