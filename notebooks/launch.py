@@ -20,7 +20,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -39,7 +41,7 @@ class Service:
     """A running service. `url` is its address; `with` stops it at the end of the block."""
 
     def __init__(self, command: list[str], folder: Path, port: int, env: dict[str, str]):
-        self.url = f"http://127.0.0.1:{port}"
+        self.url, self.port = f"http://127.0.0.1:{port}", port
         # A group or session of its own: the interrupt of a cell is meant for the cell, not for the service.
         apart = (
             {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
@@ -113,13 +115,15 @@ def launch(
     env: dict[str, str] | None = None,
     wait_for: str = "/readyz",
     timeout: float = 60,
+    port: int | None = None,
 ) -> Service:
     """Run `python <command>` in the folder of a step and return when `wait_for` answers 200.
 
-    A "{port}" in the command becomes the service's port; the service also finds it in PORT. Raises RuntimeError with
-    the tail of the log if the service ends or is not ready within `timeout` seconds.
+    The port is a free one, unless you name it: to start a service again where others look for it. A "{port}" in the
+    command becomes the port; the service also finds it in PORT. Raises RuntimeError with the tail of the log if the
+    service ends or is not ready within `timeout` seconds.
     """
-    port = free_port()
+    port = port or free_port()
     command = [PYTHON, *(part.replace("{port}", str(port)) for part in command)]
     service = Service(command, STEPS / step, port, env or {})
     try:
@@ -128,6 +132,34 @@ def launch(
         service.stop()
         raise
     return service
+
+
+def launch_pipeline(step: str | Path = "03_pipeline", wait_for: str = "/readyz", **env: str) -> dict[str, Service]:
+    """Run the four services of a step by name, each under a guard of its own, with further settings in `env`.
+
+    To stop, kill or replace one of them leaves the others alone. stop_all() stops what is left. If a setting such as
+    PREPROCESS_URL names several addresses, the service is started at the first.
+    """
+    behind = ("preprocess", "inference", "storage")
+    urls = {f"{name.upper()}_URL": f"http://127.0.0.1:{free_port()}" for name in behind} | env
+    ports = {name: urlsplit(urls[f"{name.upper()}_URL"].split(",")[0]).port for name in behind}
+    with ThreadPoolExecutor() as starts:  # all at once, in any order
+        begun = {
+            name: starts.submit(launch, Path(step, name), env=env, port=port, wait_for=wait_for)
+            for name, port in ports.items()
+        }
+        begun["gateway"] = starts.submit(launch, Path(step, "gateway"), env=urls, wait_for="/livez")
+    try:
+        return {name: service.result() for name, service in begun.items()}
+    except BaseException:
+        stop_all(*(service.result() for service in begun.values() if not service.exception()))
+        raise
+
+
+def stop_all(*services: Service) -> None:
+    """Stop services side by side: each takes its time to let its clients go."""
+    with ThreadPoolExecutor() as stops:
+        list(stops.map(Service.stop, services))
 
 
 def free_port() -> int:

@@ -4,11 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 import start
+from launch import Service, launch, launch_pipeline, stop_all
 
 ROOT = Path(__file__).parent.parent
 STEPS = ROOT / "steps"
@@ -23,6 +28,17 @@ def browser() -> str:
     return path
 
 
+@pytest.fixture(scope="module")
+def page(browser):
+    """A tab of that browser."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_page(viewport={"width": 1300, "height": 950})
+        page.set_default_timeout(60_000)
+        yield page
+        chromium.close()
+
+
 def skip(reason: str) -> None:
     """Skip a test for what this machine lacks; on the CI machine, which lacks nothing, fail it."""
     pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
@@ -34,6 +50,7 @@ def trained(tmp_path_factory):
     folders: dict[str, Path] = {}
 
     def train(step: str) -> Path:
+        step = {"03_pipeline": "02_fastapi"}.get(step, step)  # its inference service is that, file by file
         if step not in folders:
             folder = tmp_path_factory.mktemp(step) / "model"
             command = [sys.executable, "train.py"]
@@ -44,3 +61,22 @@ def trained(tmp_path_factory):
         return folders[step]
 
     return train
+
+
+@contextmanager
+def serve(step: str, wait_for: str = "/readyz", **env: str) -> Iterator[Service]:
+    """Run a step, however many services it has, and give its public door."""
+    if not (STEPS / step / "gateway").exists():
+        with launch(step, env=env, wait_for=wait_for) as service:
+            yield service
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        services = launch_pipeline(step, wait_for, **{"DATABASE_URL": database_in(folder), **env})
+        try:
+            yield services["gateway"]
+        finally:
+            stop_all(*services.values())
+
+
+def database_in(folder: str | Path) -> str:
+    return f"sqlite:///{Path(folder).as_posix()}/results.db"

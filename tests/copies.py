@@ -5,13 +5,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+FASTAPI, PIPELINE = "steps/02_fastapi", "steps/03_pipeline"
+# Step 02 is the inference service of step 03, and what every service is made of goes to the other three as well.
+INFERENCE = [
+    *("app.py", "batcher.py", "errors.py", "fast.py", "model.py", "schemas.py", "server.py", "service.py"),
+    *("settings.py", "strokes.py", "telemetry.py", "train.py", "v2.py", "requirements.txt", "requirements-onnx.txt"),
+    *("sample_request.json", "tests/conftest.py", "tests/test_app.py", "tests/test_batcher.py"),
+    *("tests/test_model.py", "tests/test_server.py", "tests/test_train.py"),
+]
+CHASSIS = ["errors.py", "fast.py", "server.py", "telemetry.py"]
+
 # original: its copies. Edit originals only.
 COPIES = {
-    "LICENSE": ["steps/01_flask/LICENSE", "steps/02_fastapi/LICENSE"],
-    "steps/01_flask/.gitignore": ["steps/02_fastapi/.gitignore"],
-    "steps/01_flask/sample_request.json": ["steps/02_fastapi/sample_request.json"],
-    "steps/01_flask/train.py": ["steps/02_fastapi/train.py"],
+    "LICENSE": ["steps/01_flask/LICENSE", f"{FASTAPI}/LICENSE", f"{PIPELINE}/LICENSE"],
+    "steps/01_flask/.gitignore": [f"{FASTAPI}/.gitignore"],
+    "steps/01_flask/sample_request.json": [f"{FASTAPI}/sample_request.json", f"{PIPELINE}/sample_request.json"],
+    "steps/01_flask/strokes.py": [f"{FASTAPI}/strokes.py"],
+    "steps/01_flask/train.py": [f"{FASTAPI}/train.py"],
+    **{f"{FASTAPI}/{name}": [f"{PIPELINE}/inference/{name}"] for name in INFERENCE},
 }
+COPIES[f"{FASTAPI}/schemas.py"] += [f"{PIPELINE}/gateway/schemas.py"]
+for name in CHASSIS:
+    COPIES[f"{FASTAPI}/{name}"] += [f"{PIPELINE}/{service}/{name}" for service in ("gateway", "preprocess", "storage")]
 
 
 def differing(root: Path = ROOT, copies: dict[str, list[str]] = COPIES) -> list[tuple[Path, Path]]:

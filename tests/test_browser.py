@@ -9,7 +9,6 @@ import time
 
 import pytest
 import requests
-from playwright.sync_api import sync_playwright
 
 from conftest import ROOT
 from launch import free_port, launch
@@ -54,16 +53,6 @@ def lab(project):
     finally:
         process.terminate()
         process.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def page(browser):
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
-        page = chromium.new_page(viewport={"width": 1300, "height": 950})
-        page.set_default_timeout(60_000)
-        yield page
-        chromium.close()
 
 
 def answers(url: str) -> bool:

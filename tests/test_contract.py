@@ -5,11 +5,11 @@ import shutil
 import pytest
 import requests
 
+from conftest import serve
 from contract import CASES, JSON, LIMIT, break_model, features, row_of
-from launch import launch
 
 # A step joins with a line here: its folder, whose number says which lines of the contract bind it.
-STEPS = ["01_flask", "02_fastapi"]
+STEPS = ["01_flask", "02_fastapi", "03_pipeline"]
 
 
 @pytest.fixture(scope="module", params=STEPS)
@@ -19,7 +19,7 @@ def step(request) -> str:
 
 @pytest.fixture(scope="module")
 def service(step, trained):
-    with launch(step, env={"MODEL_DIR": str(trained(step))}) as service:
+    with serve(step, MODEL_DIR=str(trained(step))) as service:
         yield service
 
 
@@ -74,7 +74,7 @@ def test_a_fit_service_is_alive_and_ready(service):
 def test_a_model_unfit_to_serve_leaves_the_service_up_and_says_what_is_wrong(step, trained, tmp_path, how, says):
     folder = shutil.copytree(trained(step), tmp_path / "model")
     break_model(folder, how)
-    with launch(step, env={"MODEL_DIR": str(folder)}, wait_for="/livez") as service:
+    with serve(step, "/livez", MODEL_DIR=str(folder)) as service:
         for reply in (
             requests.get(service.url + "/readyz", timeout=10),
             requests.post(service.url + "/inferir", json={"features": row_of(0)}, timeout=10),

@@ -39,14 +39,15 @@ def test_every_dependency_says_what_it_is_for():
 
 REQUIREMENTS = {
     path: [Requirement(line) for line in path.read_text().splitlines() if not line.startswith("-r ")]
-    for path in sorted(STEPS.glob("*/requirements*.txt"))
+    for path in sorted(STEPS.rglob("requirements*.txt"))
+    if ".venv" not in path.parts
 }
 
 
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: str(path.relative_to(STEPS)))
 def test_a_steps_requirements_are_those_of_the_lock(path):
     pins = REQUIREMENTS[path]
-    assert pins
+    assert pins or "-r " in path.read_text()
     for pin in pins:
         assert str(pin.specifier) in [str(locked.specifier) for locked in LOCKED if locked.name == pin.name], pin
         assert pin.name in [Requirement(line).name for line in GROUPS["steps"]]

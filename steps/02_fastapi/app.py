@@ -16,8 +16,7 @@ import telemetry
 import v2
 from errors import HANDLERS
 from fast import FastRoute, Shortcut
-from model import FEATURES
-from schemas import EXAMPLES, InferirReply, InferirRequest, error_replies
+from schemas import EXAMPLES, FEATURES, InferirReply, InferirRequest, error_replies
 from service import Service
 from settings import Settings, read_settings
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from schemas import FEATURES
+
 # scikit-learn and the ONNX libraries are imported where they are used: serving needs one or the other, not both.
 
-FEATURES = 64  # 8x8 pixels, row-major
 TOLERANCE = 1e-4  # of a golden probability: processors, and the two formats, differ in the last bits of a float32
 FILES = {"pickle": "model.pkl", "onnx": "model.onnx"}
 OTHER_VERSION = (

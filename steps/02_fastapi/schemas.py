@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import BaseModel, Field, ValidationError
 
 from errors import Refused
-from model import FEATURES
 
+FEATURES = 64  # 8x8 pixels, row-major
 MAX_ROWS = 1024
 
 Ink = Annotated[float, Field(strict=True, ge=0, le=16)]

@@ -6,14 +6,25 @@ import logging
 
 import numpy as np
 from fastapi import Request
+from prometheus_client import Histogram
 
 import model
-import telemetry
 from batcher import Batcher, Overloaded
 from errors import Refused
 from settings import Settings
+from telemetry import SECONDS
 
 STOP_SECONDS = 30
+
+BATCH_ROWS = Histogram("batch_rows", "Rows in a call of predict", buckets=[1, 2, 4, 8, 16, 32, 64, 256, 1024])
+QUEUE_WAIT = Histogram("queue_wait_seconds", "How long the first request of a batch waited", buckets=SECONDS)
+PREDICT = Histogram("predict_seconds", "How long a call of predict took", buckets=SECONDS)
+
+
+def observe_batch(rows: int, waited: float, took: float) -> None:
+    BATCH_ROWS.observe(rows)
+    QUEUE_WAIT.observe(waited)
+    PREDICT.observe(took)
 
 
 class Service:
@@ -32,7 +43,7 @@ class Service:
             logging.error("not ready, model folder %s: %s (cause: %r)", folder, error, error.__cause__)
         else:
             batches = self.settings.max_batch, self.settings.max_queue
-            self._batcher = Batcher(self.model.predict, telemetry.observe_batch, *batches)
+            self._batcher = Batcher(self.model.predict, observe_batch, *batches)
 
     async def stop(self) -> None:
         """Answer what waits, unless that takes too long."""

@@ -23,17 +23,10 @@ SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 REQUESTS = Histogram(
     "http_request_duration_seconds", "From request to reply", ["method", "route", "status"], buckets=SECONDS
 )
-BATCH_ROWS = Histogram("batch_rows", "Rows in a call of predict", buckets=[1, 2, 4, 8, 16, 32, 64, 256, 1024])
-QUEUE_WAIT = Histogram("queue_wait_seconds", "How long the first request of a batch waited", buckets=SECONDS)
-PREDICT = Histogram("predict_seconds", "How long a call of predict took", buckets=SECONDS)
+
+PROBES = ("/livez", "/readyz", "/metrics", "/services")  # asked every few seconds; in the log if they fail
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-
-
-def observe_batch(rows: int, waited: float, took: float) -> None:
-    BATCH_ROWS.observe(rows)
-    QUEUE_WAIT.observe(waited)
-    PREDICT.observe(took)
 
 
 def metrics() -> bytes:
@@ -71,19 +64,10 @@ class Telemetry:
             # The route, not the path: clients make up paths without end, and each label is kept for ever.
             route = getattr(scope.get("route"), "path", "other")
             REQUESTS.labels(scope["method"], route, status).observe(took)
-            log_lines.write(
-                {
-                    "time": datetime.now(UTC),
-                    "level": "INFO",
-                    "request_id": own_id,
-                    "message": "request",
-                    "client": scope["client"] and scope["client"][0],
-                    "method": scope["method"],
-                    "path": scope["path"][:200],
-                    "status": status,
-                    "ms": round(1000 * took, 3),
-                }
-            )
+            if status >= 400 or route not in PROBES:
+                line = {"time": datetime.now(UTC), "level": "INFO", "request_id": own_id, "message": "request"}
+                line |= {"client": scope["client"] and scope["client"][0], "method": scope["method"]}
+                log_lines.write(line | {"path": scope["path"][:200], "status": status, "ms": round(1000 * took, 3)})
 
 
 def id_of(headers: list[tuple[bytes, bytes]]) -> str:

@@ -13,8 +13,7 @@ from starlette.routing import BaseRoute
 
 from errors import Refused
 from fast import FastRoute
-from model import FEATURES
-from schemas import MAX_ROWS, SENTENCES, SEVEN, Ink, Row, error_replies
+from schemas import FEATURES, MAX_ROWS, SENTENCES, SEVEN, Ink, Row, error_replies
 from service import Service
 
 NAME, VERSION = "digits", "1"

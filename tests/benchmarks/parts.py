@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import model
-from schemas import InferirRequest
+from schemas import FEATURES, InferirRequest
 
 loaded = model.load(Path(os.environ["MODEL_DIR"]), os.environ["MODEL_FORMAT"])
 
@@ -24,7 +24,7 @@ loaded = model.load(Path(os.environ["MODEL_DIR"]), os.environ["MODEL_FORMAT"])
 async def inferir(request):
     body = await request.body()
     begin = perf_counter()
-    rows = np.array(InferirRequest.parse(body).features, dtype=np.float32).reshape(-1, model.FEATURES)
+    rows = np.array(InferirRequest.parse(body).features, dtype=np.float32).reshape(-1, FEATURES)
     read = perf_counter()
     probabilities = loaded.predict(rows)
     predicted = perf_counter()

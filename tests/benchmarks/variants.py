@@ -29,7 +29,7 @@ SHIPPED, FOREST = "shipped", "forest"
 FIT_FOREST = """
 import train
 from sklearn.ensemble import RandomForestClassifier
-train.COPIES, train.train = 0, RandomForestClassifier(100, n_jobs=-1, random_state=0).fit
+train.COPIES, train.DRAWN, train.train = 0, 0, RandomForestClassifier(100, n_jobs=-1, random_state=0).fit
 train.main()
 """
 MODELS = {SHIPPED: ["train.py"], FOREST: ["-c", FIT_FOREST]}  # name: what Python runs in a step's folder to make it

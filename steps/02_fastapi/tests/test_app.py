@@ -276,12 +276,12 @@ def test_the_manual_describes_the_service_and_opens_without_the_internet(client)
 def test_a_request_keeps_its_id_in_the_reply_and_in_the_log(client, capsys):
     telemetry.log_lines.flush()
     capsys.readouterr()
-    for path, status in (("/livez", 200), ("/nowhere", 404)):
+    for path, status in (("/docs", 200), ("/nowhere", 404)):
         reply = client.get(path, headers={"X-Request-ID": f"abc-{status}"})
         assert (reply.status_code, reply.headers["X-Request-ID"]) == (status, f"abc-{status}")
     telemetry.log_lines.flush()
     one, two = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (one["request_id"], one["path"], one["status"]) == ("abc-200", "/livez", 200)
+    assert (one["request_id"], one["path"], one["status"]) == ("abc-200", "/docs", 200)
     assert (two["request_id"], two["path"], two["status"]) == ("abc-404", "/nowhere", 404)
     assert 0 < one["ms"] < 1000
 

@@ -63,6 +63,15 @@ def test_warped_digits_are_rows_of_features_too():
     assert rows.min() >= 0 and rows.max() <= 16
 
 
+def test_drawn_digits_are_rows_of_features_too():
+    rows, labels = train.draw(3)
+    assert rows.shape == (30, 64)
+    assert rows.dtype == np.float32
+    assert labels.tolist() == [digit for digit in range(10) for _ in range(3)]
+    assert rows.min() >= 0 and rows.max() <= 16
+    assert np.array_equal(rows, train.draw(3)[0])
+
+
 def test_the_model_is_small_and_fast_and_knows_how_sure_it_is(model_dir):
     assert all((model_dir / name).stat().st_size < 5e6 for name in model.FILES.values())
     predict = model.load(model_dir).predict

@@ -1,0 +1,136 @@
+"""What the gateway is for: one question through three services, with a deadline and a trace."""
+
+import asyncio
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import perf_counter
+
+from prometheus_client import Histogram
+
+import rest
+from errors import Refused
+from recorder import Recorder
+from schemas import InferirRequest
+from settings import Settings
+from telemetry import SECONDS, log_lines, request_id
+
+STORING = 0.25  # the share of the deadline that is kept for storage
+
+HOPS = Histogram(
+    "hop_seconds", "How long a service took, as the gateway sees it", ["service", "outcome"], buckets=SECONDS
+)
+
+
+@dataclass
+class Picture:
+    """A PNG or JPEG as it came, with its media type. Whether it is one is for preprocess to see."""
+
+    content: bytes
+    type: str
+
+
+class Pipeline:
+    """The services together. Nothing is kept here: a gateway can be killed and replaced at any moment."""
+
+    def __init__(self, settings: Settings):
+        self.settings, self.seconds = settings, settings.deadline_seconds
+
+    def start(self) -> None:
+        """Make the clients of the services, where an event loop runs. Nothing is connected until it is needed."""
+        settings, session = self.settings, rest.open_session()
+        self._session = session
+        self.preprocess = rest.Preprocess(settings.preprocess_url, session)
+        self.inference = rest.Inference(settings.inference_url, session)
+        self.storage = rest.Storage(settings.storage_url, session)
+        self.recorder = Recorder(self.storage.record, STORING * self.seconds)
+
+    async def stop(self) -> None:
+        await self.recorder.drain()
+        await self._session.close()
+
+    async def infer(self, request: InferirRequest | Picture) -> dict:
+        """Return the reply to a question. Refused if preprocess or inference refuse it or cannot be used."""
+        time, begin, timings, extracted = datetime.now(UTC), perf_counter(), {}, {}
+        predict_by = begin + (1 - STORING) * self.seconds
+        if isinstance(request, Picture):
+            with hop("preprocess", timings):
+                made = await self.preprocess.extract(request.content, request.type, predict_by - perf_counter())
+            rows, several = [made.features], False
+            extracted = {"features": made.features, "preprocess": made.version}
+        else:
+            several = isinstance(request.features[0], list)
+            rows = request.features if several else [request.features]
+        with hop("inference", timings):
+            answer = await self.inference.predict(rows, predict_by - perf_counter())
+
+        # The time comes first, as in a UUID of version 7: storage writes new ids side by side.
+        own_id, model = f"{int(1000 * time.timestamp()):012x}{os.urandom(10).hex()}", answer.model.model_dump()
+        results = [
+            {
+                "id": f"{own_id}.{number}" if several else own_id,
+                "request_id": request_id.get(),
+                "time": time,
+                "features": row,
+                "prediction": digit,
+                "probabilities": probabilities,
+                "model": model,
+                "preprocess": extracted.get("preprocess"),
+                "timings_ms": timings.copy(),
+            }
+            for number, (row, digit, probabilities) in enumerate(
+                zip(rows, answer.prediction, answer.probabilities, strict=True)
+            )
+        ]
+        stored = await self._record(results, timings)
+        timings["total"] = round(1000 * (perf_counter() - begin), 3)
+        return {
+            "prediction": answer.prediction,
+            "probabilities": answer.probabilities,
+            "model": model,
+            **extracted,
+            "id": own_id,
+            **stored,
+            "timings_ms": timings,
+        }
+
+    async def _record(self, results: list[dict], timings: dict) -> dict:
+        """Record what can be recorded, and say whether it is. False means that nobody knows: a late commit is one."""
+        try:
+            with hop("storage", timings):
+                await self.recorder.record(results)
+        except Refused as refused:
+            return {"stored": False, "storage": refused.sentence}
+        return {"stored": True}
+
+
+def tell(refused: Refused) -> None:
+    """Leave a line in the log, also where the request gets its answer all the same."""
+    line = {"time": datetime.now(UTC), "level": "WARNING", "request_id": request_id.get()}
+    log_lines.write({**line, "message": refused.sentence})
+
+
+@contextmanager
+def hop(service: str, timings: dict[str, float]):
+    """Measure a call of a service, in milliseconds into `timings` and in seconds into the metrics."""
+    begin, outcome = perf_counter(), "failed"
+    try:
+        yield
+        outcome = "answered"
+    except asyncio.CancelledError:
+        outcome = "abandoned"
+        raise
+    except TimeoutError:  # the recorder's
+        tell(unavailable := rest.Unavailable(service, "has not answered in time"))
+        raise unavailable from None
+    except Refused as refused:
+        if refused.status < 500:
+            outcome = "refused"
+        else:
+            tell(refused)
+        raise
+    finally:
+        took = perf_counter() - begin
+        timings[service] = round(1000 * took, 3)
+        HOPS.labels(service, outcome).observe(took)

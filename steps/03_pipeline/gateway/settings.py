@@ -1,0 +1,44 @@
+"""The settings of the service, all of them environment variables."""
+
+import sys
+from typing import Annotated
+
+from pydantic import Field, HttpUrl, TypeAdapter, ValidationError
+from pydantic.functional_validators import AfterValidator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+URL = TypeAdapter(HttpUrl)
+
+
+def check_urls(value: str) -> str:
+    for url in value.split(","):
+        URL.validate_python(url.strip())
+    return value
+
+
+Urls = Annotated[str, AfterValidator(check_urls)]  # of one service: its replicas, separated by commas
+
+
+class Settings(BaseSettings):
+    """HOST, PORT, INFERENCE_URL and so on; README.md says what each is for."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    workers: int = Field(1, ge=1)
+    preprocess_url: Urls = "http://127.0.0.1:8001"
+    inference_url: Urls = "http://127.0.0.1:8002"
+    storage_url: Urls = "http://127.0.0.1:8003"
+    deadline_seconds: float = Field(2, ge=0.1, le=60)  # for all services together
+    max_body_bytes: int = Field(1_000_000, ge=1)
+    drain_seconds: float = Field(2, ge=0, le=3600)
+
+
+def read_settings() -> Settings:
+    """Read the environment, or end the program with a sentence that names the setting."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        sys.exit(f"{str(first['loc'][0]).upper()} is {first['input']!r}: {first['msg'].lower()}")

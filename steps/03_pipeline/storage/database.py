@@ -1,0 +1,137 @@
+"""Results on disk, in SQLite or PostgreSQL."""
+
+import logging
+from contextlib import contextmanager
+
+import orjson
+import sqlalchemy as sa
+from prometheus_client import Counter, Histogram
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DataError, DBAPIError, TimeoutError
+
+from errors import Refused
+from table import RESULTS, TRIAL, create_table
+from telemetry import SECONDS
+
+PATIENCE = 2  # seconds for a lock of SQLite, for a connection to PostgreSQL, for one from the pool
+
+STORED = Counter("stored_results", "Results stored; those that were there already do not count")
+COMMIT = Histogram("commit_seconds", "How long it took to have the results of a commit on disk", buckets=SECONDS)
+COMMIT_RESULTS = Histogram("commit_results", "Results in a commit", buckets=[1, 2, 4, 8, 16, 32, 64, 256, 1024])
+
+
+class Database:
+    """Results on disk. While it cannot be used, each method is Refused with 503; the next call tries again.
+
+    All methods wait for the disk, so none is for an event loop.
+    """
+
+    def __init__(self, url: str):
+        self._engine = create_pool(url)
+        self._insert = {"sqlite": sqlite, "postgresql": postgresql}[self._engine.name].insert(RESULTS)
+        self._insert = self._insert.on_conflict_do_nothing(index_elements=["id"])
+        self._insert = self._insert.execution_options(preserve_rowcount=True)
+        self._has_table, self._problem = False, None
+
+    def insert(self, rows: list[dict]) -> None:
+        """Commit rows, but those whose id is there already. With no rows, find out whether it could."""
+        # Two writers that insert the same ids in different orders would wait for each other for ever.
+        rows = sorted(rows, key=lambda row: row["id"])
+        with self._connection() as connection:
+            if not rows:
+                # Only to write shows whether the disk is full. Nobody else sees this row.
+                connection.execute(self._insert, TRIAL)
+                connection.execute(RESULTS.delete().where(RESULTS.c.id == TRIAL["id"]))
+                return connection.commit()
+            with COMMIT.time():
+                stored = connection.execute(self._insert, rows).rowcount
+                connection.commit()
+        STORED.inc(stored)
+        COMMIT_RESULTS.observe(len(rows))
+
+    def newest(self, limit: int, before: str | None = None, digit: int | None = None) -> tuple[list[dict], str | None]:
+        """Return a page of up to `limit` rows, newest first, and the `before` of the next page, None after the last.
+
+        The page begins after the row with the id `before`. Refused with 422 if there is no such row.
+        """
+        # Rows may have the same time. With the id, each has its place, which no later row changes.
+        place = sa.tuple_(RESULTS.c.time, RESULTS.c.id)
+        query = sa.select(RESULTS).order_by(RESULTS.c.time.desc(), RESULTS.c.id.desc()).limit(limit + 1)
+        if digit is not None:
+            query = query.where(RESULTS.c.prediction == digit)
+        with self._connection() as connection:
+            if before is not None:
+                last = connection.execute(sa.select(RESULTS.c.time).where(RESULTS.c.id == before)).first()
+                if not last:
+                    raise Refused(422, f"before: there is no result with the id {before}")
+                query = query.where(place < sa.tuple_(last.time, before))
+            rows = [row._asdict() for row in connection.execute(query)]
+        return rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else None
+
+    def count(self) -> list[tuple[int, str, int]]:
+        """Return (digit, model version, number of results) for each of these pairs."""
+        pair = RESULTS.c.prediction, RESULTS.c.model_version
+        with self._connection() as connection:
+            return [tuple(row) for row in connection.execute(sa.select(*pair, sa.func.count()).group_by(*pair))]
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _connection(self):
+        try:
+            with self._engine.connect() as connection:
+                if not self._has_table:
+                    create_table(connection)
+                    self._has_table = True
+                yield connection
+        except DataError:
+            raise  # the fault of a row
+        except (DBAPIError, TimeoutError) as error:
+            self._has_table = False  # it may be another database that comes back
+            self._engine.dispose()
+            raise self._refused(error) from error
+        if self._problem:
+            self._problem = None
+            logging.warning("the database can be used again")
+
+    def _refused(self, error: DBAPIError | TimeoutError) -> Refused:
+        """Say what clients may know. The log has the rest, once."""
+        cause = getattr(error, "orig", error)
+        if isinstance(error, TimeoutError):
+            problem = "all connections are busy"
+        elif self._engine.name == "sqlite":
+            problem = str(cause)
+        else:
+            problem = f"PostgreSQL error {cause.sqlstate}" if cause.sqlstate else "no connection to PostgreSQL"
+        if problem != self._problem:
+            self._problem = problem
+            logging.error("the database cannot be used: %s", cause)
+        return Refused(503, f"the database cannot be used ({problem}): try again later", Retry_After="1")
+
+
+def create_pool(url: str) -> sa.Engine:
+    """Return a pool of connections to the database, none of which is open yet."""
+    is_sqlite = sa.make_url(url).get_backend_name() == "sqlite"
+    of_sqlite = {"timeout": PATIENCE}
+    of_postgresql = {
+        "connect_timeout": PATIENCE,
+        "tcp_user_timeout": 1000 * PATIENCE,  # a server that is gone without a word
+        "options": "-c timezone=UTC",
+    }
+    engine = sa.create_engine(
+        url,
+        connect_args=of_sqlite if is_sqlite else of_postgresql,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        pool_pre_ping=not is_sqlite,  # PostgreSQL may have been restarted meanwhile
+        pool_timeout=PATIENCE,
+    )
+    if is_sqlite:
+
+        @sa.event.listens_for(engine, "connect")
+        def set_up(connection, record):
+            connection.execute("PRAGMA journal_mode = WAL")  # who reads does not wait for who writes
+            connection.execute("PRAGMA synchronous = FULL")  # a commit returns when it is on disk
+
+    return engine

@@ -1,0 +1,192 @@
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+STEP = Path(__file__).resolve().parent.parent
+
+# A service in a few lines. FAILS, STUBBORN and so on name the services that behave in that way.
+STAND_IN = """
+import json, os, signal, subprocess, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+name = Path(__file__).parent.name
+does = lambda what: name in os.environ.get(what, "")
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if does("UNREADY") else 200)
+        self.end_headers()
+        self.wfile.write(b'{"error": "the moon is in the way"}')
+    def log_message(self, *_):
+        pass
+
+print(json.dumps({name: {key: os.environ.get(key) for key in json.loads(os.environ.get("SHOWN", "[]"))}}))
+if does("FAILS"):
+    sys.exit("the disk is full")
+if does("STUBBORN"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if does("WORKERS_OF"):
+    print("worker", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
+if does("CHATTY"):
+    line = 100 * name[0].encode() + b"\\n"
+    for _ in range(1000):
+        os.write(1, line + b"x\\xff" + b"\\n" + line)
+ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
+"""
+TRAIN = """
+import os
+from pathlib import Path
+
+if os.environ.get("FAILS") == "train":
+    raise SystemExit("no memory")
+folder = Path(os.environ.get("MODEL_DIR") or Path(__file__).parent / "model")
+folder.mkdir()
+(folder / "manifest.json").write_text("{}")
+print("trained")
+"""
+
+
+class Run:
+    """`python run.py` on free ports. `lines` are those that it has printed."""
+
+    def __init__(self, step: Path, arguments: tuple[str, ...], settings: dict[str, str], cwd: Path | None = None):
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, step / "run.py", *arguments],
+            cwd=cwd or step,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", **settings},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            # so that Windows can send it a Ctrl-Break
+            **({"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {}),
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        self.lines.extend(line.rstrip("\n") for line in self.process.stdout)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for(self, pattern: str, timeout: float = 60) -> re.Match:
+        """Wait until a line matches, and return the match."""
+        until = time.monotonic() + timeout
+        while not (found := re.search(pattern, self.text, re.MULTILINE)):
+            assert time.monotonic() < until and (self.process.poll() is None or self._reader.is_alive()), self.text
+            time.sleep(0.02)
+        return found
+
+    def pid(self, service: str) -> int:
+        return int(self.wait_for(rf"^{service} +pid (\d+) ")[1])
+
+    def interrupt(self) -> None:
+        """As Ctrl-C does; on Windows only Ctrl-Break can be sent."""
+        self.process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)
+
+    def end(self, timeout: float = 20) -> int:
+        """Wait until it has ended, its guard too, and return its exit code."""
+        code = self.process.wait(timeout)
+        self._reader.join(timeout)  # the guard has the other end of this pipe
+        assert not self._reader.is_alive(), self.text
+        return code
+
+    def is_gone(self) -> bool:
+        """Tell, within some seconds, whether none of the services is there any more."""
+        pids = [int(pid) for pid in re.findall(r"\b(?:pid|worker) (\d+)", self.text)]
+        ports = [int(port) for port in re.findall(r"pid \d+  http://127.0.0.1:(\d+)", self.text)]
+        return eventually(lambda: not any(map(is_alive, pids)) and not any(map(is_taken, ports)))
+
+
+def eventually(condition, timeout: float = 20) -> bool:
+    until = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def is_alive(pid: int) -> bool:
+    if os.name == "nt":  # there, os.kill would do what it says; the ports have to tell
+        return False
+    with suppress(OSError):
+        os.kill(pid, 0)
+        status = Path(f"/proc/{pid}/status")
+        return not (status.exists() and "State:\tZ" in status.read_text())  # dead, init has not yet noticed
+    return False
+
+
+def is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def settings() -> dict[str, str]:
+    """Settings with ports that nothing listens on, below those that systems give to outgoing connections."""
+    return free_settings()
+
+
+def free_settings() -> dict[str, str]:
+    ports = []
+    while len(ports) < 4:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+    gateway, preprocess, inference, storage = ports
+    urls = {"PREPROCESS_URL": preprocess, "INFERENCE_URL": inference, "STORAGE_URL": storage}
+    return {"PORT": str(gateway), **{name: f"http://127.0.0.1:{port}" for name, port in urls.items()}}
+
+
+@pytest.fixture
+def step(tmp_path) -> Path:
+    """A copy of run.py beside stand-ins for the services, which start in no time."""
+    folder = tmp_path / "step"
+    for service in ("gateway", "preprocess", "inference", "storage"):
+        (folder / service).mkdir(parents=True)
+        (folder / service / "app.py").write_text(STAND_IN)
+    (folder / "inference" / "train.py").write_text(TRAIN)
+    shutil.copy(STEP / "run.py", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start_run():
+    """A function that runs run.py; what it has started is gone after the tests."""
+    runs = []
+
+    def start_run(*arguments, **options) -> Run:
+        runs.append(Run(*arguments, **options))
+        return runs[-1]
+
+    yield start_run
+    for run in runs:
+        run.process.kill()
+    for run in runs:
+        run.end()
+        run.process.stdout.close()
+        assert run.is_gone(), run.text
+
+
+@pytest.fixture
+def run(start_run, step, settings):
+    """A function that runs the pipeline of stand-ins."""
+    return lambda *arguments, cwd=None, **more: start_run(step, arguments, {**settings, **more}, cwd)
