@@ -1,7 +1,7 @@
 """Draw digits from strokes, each time as another hand would: pictures for the pipeline that no scanner has seen."""
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 # The ways in which people write each digit. A way is one stroke or more, a stroke is the points that the pen passes:
 # "3020" is 30 % across and 20 % down. A point said twice is a corner. A way said twice is twice as frequent.
@@ -104,8 +104,3 @@ def curve(points: np.ndarray, steps: int = 12) -> np.ndarray:
     line = start + (end - before) * t / 2 + (before - 2.5 * start + 2 * end - after / 2) * t**2
     line = line + (1.5 * start - 1.5 * end + (after - before) / 2) * t**3
     return line.swapaxes(0, 1).reshape(-1, 2)
-
-
-def white_on_black(drawing: Image.Image) -> Image.Image:
-    """The same drawing as a blackboard shows it."""
-    return ImageOps.invert(drawing)

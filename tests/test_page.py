@@ -1,17 +1,20 @@
-"""The page of step 03 in a real browser: digits drawn with the mouse, services killed meanwhile."""
+"""The page of step 03 in a real browser: digits drawn and dropped on it, services killed meanwhile."""
 
-import json
+import base64
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import JSHandle, Page, expect
 
 from conftest import STEPS, database_in
 from launch import launch, launch_pipeline, stop_all
 
 SAMPLE = STEPS / "03_pipeline" / "sample_drawing.png"
+UNREADABLE = "the body is not a PNG or JPEG that can be read: is the file whole?"  # as preprocess says it
 
 
 def arc(x: float, y: float, radius: float, begin: float, end: float) -> list[tuple[float, float]]:
@@ -43,8 +46,15 @@ def services(trained, tmp_path_factory):
 
 @pytest.fixture
 def opened(services, page: Page):
-    """The page, freshly loaded. Whatever it asks of another host, or fails at, fails the test."""
-    door, elsewhere, errors = services["gateway"].url, [], []
+    """The page, freshly loaded and watched."""
+    with watched(page, services["gateway"].url):
+        yield page
+
+
+@contextmanager
+def watched(page: Page, door: str) -> Iterator[None]:
+    """Load the page. Whatever it asks of another host, fails at or is forbidden by its policy fails the test."""
+    elsewhere, errors = [], []
 
     def remember(request):
         if not request.url.startswith((door, "data:", "blob:")):
@@ -53,25 +63,52 @@ def opened(services, page: Page):
     def complain(error):
         errors.append(error)
 
-    page.on("request", remember)
-    page.on("pageerror", complain)
+    def read(message):
+        if message.type == "error" and "Content Security Policy" in message.text:
+            errors.append(message.text)
+
+    listeners = {"request": remember, "pageerror": complain, "console": read}
+    for event, listener in listeners.items():
+        page.on(event, listener)
     page.goto(door)
-    yield page
-    page.remove_listener("request", remember)
-    page.remove_listener("pageerror", complain)
+    yield
+    page.unroute_all()
+    for event, listener in listeners.items():
+        page.remove_listener(event, listener)
     assert elsewhere == [] and errors == []
 
 
 def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> None:
     page.locator("#clear").click()
-    box = page.locator("#canvas").bounding_box()
+    draw_more(page, strokes)
+
+
+def draw_more(page: Page, strokes: list[list[tuple[float, float]]]) -> None:
     for stroke in strokes:
-        points = [(box["x"] + x * box["width"] / 280, box["y"] + y * box["height"] / 280) for x, y in stroke]
+        points = on_screen(page, stroke)
         page.mouse.move(*points[0])
         page.mouse.down()
         for point in points[1:]:
             page.mouse.move(*point, steps=3)
         page.mouse.up()
+
+
+def on_screen(page: Page, stroke: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    box = page.locator("#canvas").bounding_box()
+    return [(box["x"] + x * box["width"] / 280, box["y"] + y * box["height"] / 280) for x, y in stroke]
+
+
+def in_hand(page: Page, path: Path) -> JSHandle:
+    """A file as the browser hands it over when it is dropped or pasted."""
+    return page.evaluate_handle(
+        """([name, base64]) => {
+            const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+            const data = new DataTransfer();
+            data.items.add(new File([bytes], name, { type: "image/png" }));
+            return data;
+        }""",
+        [path.name, base64.b64encode(path.read_bytes()).decode()],
+    )
 
 
 def assert_answer(page: Page, digit: int) -> None:
@@ -92,13 +129,72 @@ def test_a_drawn_digit_is_recognized_explained_and_in_the_history(opened, digit)
     expect(opened.locator("#results tbody tr").first.locator("td, th").nth(1)).to_have_text(str(digit))
 
 
-def test_a_file_is_recognized_and_a_broken_one_gets_the_services_own_sentence(opened, tmp_path):
+def test_a_digit_is_drawn_with_a_finger(services, page):
+    context = page.context.browser.new_context(has_touch=True, viewport={"width": 360, "height": 800})
+    try:
+        phone = context.new_page()
+        with watched(phone, services["gateway"].url):
+            phone.locator("#canvas").scroll_into_view_if_needed()
+            scrolled = phone.evaluate("scrollY")
+            touch = context.new_cdp_session(phone)
+            for stroke in DIGITS[3]:
+                for number, (x, y) in enumerate(on_screen(phone, stroke)):
+                    event = {"type": "touchMove" if number else "touchStart", "touchPoints": [{"x": x, "y": y}]}
+                    touch.send("Input.dispatchTouchEvent", event)
+                touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+            assert_answer(phone, 3)
+            assert phone.evaluate("scrollY") == scrolled
+    finally:
+        context.close()
+
+
+def test_a_chosen_file_is_recognized(opened):
     opened.locator("#file").set_input_files(SAMPLE)
     assert_answer(opened, 3)
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(SAMPLE.read_bytes()[:200])
+
+
+def test_a_dropped_picture_is_recognized_and_the_page_stays(opened):
+    stays = in_hand(opened, SAMPLE).evaluate(
+        """(dataTransfer) => {
+            const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+            document.body.dispatchEvent(drop);
+            return drop.defaultPrevented;
+        }"""
+    )
+    assert stays
+    assert_answer(opened, 3)
+
+
+def test_a_pasted_picture_is_recognized(opened):
+    in_hand(opened, SAMPLE).evaluate(
+        """(clipboardData) =>
+            document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }))"""
+    )
+    assert_answer(opened, 3)
+
+
+@pytest.mark.parametrize("name", ["broken.png", "notes.txt", "nameless"])
+def test_an_unreadable_file_gets_the_sentence_of_preprocess(opened, tmp_path, name):
+    broken = tmp_path / name
+    broken.write_bytes(SAMPLE.read_bytes()[:200] if name == "broken.png" else b"Draw a three.")
     opened.locator("#file").set_input_files(broken)
-    expect(opened.locator("#fault")).not_to_be_empty()
+    expect(opened.locator("#fault")).to_have_text(UNREADABLE, timeout=10_000)
+
+
+def test_a_stroke_begun_while_a_file_is_read_wins(opened):
+    opened.evaluate(
+        """() => {
+            const read = createImageBitmap;
+            const release = new Promise((resolve) => (window.release = resolve));
+            window.createImageBitmap = (file) => (window.bitmap = release.then(() => read(file)));
+        }"""
+    )
+    opened.locator("#file").set_input_files(SAMPLE)
+    draw_more(opened, DIGITS[0])
+    opened.evaluate("() => (release(), bitmap.then(() => null))")
+    with opened.expect_response("**/inferir"):
+        opened.locator("#recognize").click()
+    assert_answer(opened, 0)
 
 
 def test_a_digit_is_drawn_with_the_keyboard(opened):
@@ -144,6 +240,33 @@ def test_without_preprocess_a_sample_row_is_still_recognized(opened, services, t
     expect(opened.locator("#outage")).to_be_empty(timeout=10_000)
 
 
+def test_a_filter_that_cannot_be_loaded_shows_no_rows_of_the_old_one(opened):
+    opened.locator("#sample").click()
+    expect(opened.locator("#facts")).to_contain_text("yes")
+    expect(opened.locator("#results tbody tr")).not_to_have_count(0)
+    opened.route("**/results?*", lambda route: route.abort())
+    opened.locator("#filter label").filter(has_text=re.compile("^7")).click()
+    expect(opened.locator("#history-fault")).to_contain_text("History is not available")
+    expect(opened.locator("#results tbody tr")).to_have_count(0)
+    expect(opened.locator("#older")).to_be_disabled()
+
+
+def test_older_results_and_new_ones_are_loaded_side_by_side(opened):
+    row = [0, 8, 16, 8] * 16
+    stored = opened.request.post(f"{opened.url}inferir", data={"features": [row] * 25})
+    assert stored.json()["stored"], stored.text()
+    opened.reload()
+    rows, held = opened.locator("#results tbody tr"), []
+    expect(rows).to_have_count(10)
+    opened.route("**/results?*before=*", lambda route: held.append(route))
+    with opened.expect_request("**/results?*before=*"):
+        opened.locator("#older").click()
+    opened.locator("#sample").click()  # its answer makes the page look for what is new
+    expect(rows).to_have_count(11)
+    held.pop().continue_()
+    expect(rows).to_have_count(21)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1300])
 def test_the_page_fits_a_phone_and_a_desk(opened, scheme, width):
@@ -154,10 +277,45 @@ def test_the_page_fits_a_phone_and_a_desk(opened, scheme, width):
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", [360, 1300])
+def test_a_certain_answer_takes_one_line(opened, width):
+    opened.set_viewport_size({"width": width, "height": 900})
+
+    def be_certain(route):
+        reply = route.fetch()
+        shares = [float(digit == 3) for digit in range(10)]
+        route.fulfill(response=reply, json={**reply.json(), "prediction": [3], "probabilities": [shares]})
+
+    opened.route("**/inferir", be_certain)
+    opened.locator("#sample").click()
+    expect(opened.locator("#certainty")).to_have_text("100.0 %")
+    certain, other = (opened.locator(f"#probabilities tr{kind}").last for kind in (".top", ":not(.top)"))
+    assert certain.bounding_box()["height"] == other.bounding_box()["height"]
+    assert opened.locator("#certainty").bounding_box()["height"] < 40  # px, of 20 px letters
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_as_light_or_dark_as_the_system_and_legible(opened, scheme):
+    opened.emulate_media(color_scheme=scheme)
+    text = luminance(opened, "body", "color")
+    for place in ("body", "#draw"):
+        ground = luminance(opened, place, "backgroundColor")
+        assert ground > 0.8 if scheme == "light" else ground < 0.05
+        assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) >= 4.5
+
+
+def luminance(page: Page, selector: str, property: str) -> float:
+    """The relative luminance of an opaque computed colour, 0..1 (WCAG 2.2)."""
+    color = page.locator(selector).evaluate("(element, property) => getComputedStyle(element)[property]", property)
+    assert re.fullmatch(r"rgb\(\d+, \d+, \d+\)", color)
+    shares = [int(level) / 255 for level in re.findall(r"\d+", color)]
+    red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
 def test_what_the_page_asks_for_is_in_its_folder():
     """No build step, no asset from elsewhere: every address in the page's files is one of the gateway's."""
     static = STEPS / "03_pipeline" / "gateway" / "static"
     texts = "".join(path.read_text(encoding="utf-8") for path in Path(static).iterdir())
     addresses = re.findall(r"https?://[^\s\"'`)]+", texts)
     assert [address for address in addresses if not address.startswith("http://www.w3.org/")] == []
-    assert json.loads((STEPS / "03_pipeline" / "sample_request.json").read_text())["features"]

@@ -139,7 +139,7 @@ def test_a_service_that_is_gone_takes_only_its_own_work_along(pipeline, name, ho
         for question, ask in QUESTIONS.items():
             begin = time.monotonic()
             reply = ask(pipeline)
-            assert time.monotonic() - begin < DEADLINE + 0.2, question
+            assert time.monotonic() - begin < DEADLINE + 0.5, question
             if question in STILL_ANSWERED[name]:
                 assert reply.status_code == 200, reply.text
                 assert reply.json().get("stored", True) is (name != "storage" or question == "the history")
@@ -172,7 +172,7 @@ def test_a_storage_killed_under_load_keeps_what_was_promised_once_and_fails_nobo
     assert {reply.status_code for reply in replies} == {200}
     answers = [reply.json() for reply in replies]
     promised = {answer["id"] for answer in answers if answer["stored"]}
-    assert 600 <= len(promised) < len(answers)
+    assert 300 <= len(promised) < len(answers)
     stored = [result["id"] for result in pipeline.stored()]
     assert promised <= set(stored)
     assert len(stored) == len(set(stored))

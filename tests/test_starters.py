@@ -76,7 +76,9 @@ def make_environment(step: str, install: str) -> Path:
 @pytest.mark.parametrize("step", SERVERS)
 def test_the_steps_own_tests_pass_in_our_environment(step):
     for tests in [*(STEPS / step).glob("tests"), *(STEPS / step).glob("*/tests")]:
-        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "tests"], cwd=tests.parent, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "tests"], cwd=tests.parent, capture_output=True, timeout=500
+        )
         assert done.returncode == 0, done.stdout
 
 
@@ -104,7 +106,7 @@ def test_a_copied_out_step_does_what_its_readme_says(step, tmp_path):
                 port = free_port()
                 command = ["bash", "-c", on_port(port, content.strip())]
                 service = Service(command, folder, port, environment(path))
-                service.wait("/readyz", timeout=60)
+                service.wait("/readyz", timeout=120)  # step 03 trains first
                 reply = requests.post(service.url + "/inferir", data=request, headers=JSON, timeout=10)
                 assert reply.json()["prediction"] == [3], content
             else:

@@ -20,8 +20,8 @@ from door import BODIES, DoorRoute
 from errors import HANDLERS, Refused
 from fast import Shortcut
 from pipeline import Pipeline
-from replies import Health, Listing, PipelineReply, Summary
-from schemas import EXAMPLES, InferirRequest, error_replies
+from replies import Health, Listing, PipelineReply, Summary, error_replies
+from schemas import EXAMPLES, InferirRequest
 from settings import Settings, read_settings
 
 STATIC = Path(__file__).parent / "static"
@@ -124,7 +124,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         return FileResponse(STATIC / "index.html", headers=Page.headers)
 
     app.mount("/static", Page(directory=STATIC), name="static")
-    return telemetry.Telemetry(Shortcut(app))
+    return telemetry.Telemetry(Shortcut(app), max_id=128)
 
 
 if __name__ == "__main__":

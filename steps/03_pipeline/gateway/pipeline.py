@@ -11,9 +11,9 @@ from prometheus_client import Histogram
 
 import rest
 from errors import Refused
-from recorder import Recorder
 from schemas import InferirRequest
 from settings import Settings
+from sharing import CALLS, Sharing
 from telemetry import SECONDS, log_lines, request_id
 
 STORING = 0.25  # the share of the deadline that is kept for storage
@@ -44,10 +44,11 @@ class Pipeline:
         self.preprocess = rest.Preprocess(settings.preprocess_url, session)
         self.inference = rest.Inference(settings.inference_url, session)
         self.storage = rest.Storage(settings.storage_url, session)
-        self.recorder = Recorder(self.storage.record, STORING * self.seconds)
+        self.predictor = Sharing(self.inference.predict, CALLS * len(self.inference.urls))
+        self.recorder = Sharing(self.storage.record)
 
     async def stop(self) -> None:
-        await self.recorder.drain()
+        await asyncio.gather(self.predictor.drain(), self.recorder.drain())
         await self._session.close()
 
     async def infer(self, request: InferirRequest | Picture) -> dict:
@@ -63,32 +64,30 @@ class Pipeline:
             several = isinstance(request.features[0], list)
             rows = request.features if several else [request.features]
         with hop("inference", timings):
-            answer = await self.inference.predict(rows, predict_by - perf_counter())
+            answers = await self.predictor.ask(rows, predict_by - perf_counter())
 
         # The time comes first, as in a UUID of version 7: storage writes new ids side by side.
-        own_id, model = f"{int(1000 * time.timestamp()):012x}{os.urandom(10).hex()}", answer.model.model_dump()
+        own_id = f"{int(1000 * time.timestamp()):012x}{os.urandom(10).hex()}"
         results = [
             {
                 "id": f"{own_id}.{number}" if several else own_id,
                 "request_id": request_id.get(),
                 "time": time,
                 "features": row,
-                "prediction": digit,
-                "probabilities": probabilities,
-                "model": model,
+                "prediction": answer.digit,
+                "probabilities": answer.probabilities,
+                "model": answer.model,
                 "preprocess": extracted.get("preprocess"),
                 "timings_ms": timings.copy(),
             }
-            for number, (row, digit, probabilities) in enumerate(
-                zip(rows, answer.prediction, answer.probabilities, strict=True)
-            )
+            for number, (row, answer) in enumerate(zip(rows, answers, strict=True))
         ]
         stored = await self._record(results, timings)
         timings["total"] = round(1000 * (perf_counter() - begin), 3)
         return {
-            "prediction": answer.prediction,
-            "probabilities": answer.probabilities,
-            "model": model,
+            "prediction": [answer.digit for answer in answers],
+            "probabilities": [answer.probabilities for answer in answers],
+            "model": answers[0].model,
             **extracted,
             "id": own_id,
             **stored,
@@ -99,7 +98,7 @@ class Pipeline:
         """Record what can be recorded, and say whether it is. False means that nobody knows: a late commit is one."""
         try:
             with hop("storage", timings):
-                await self.recorder.record(results)
+                await self.recorder.ask(results, STORING * self.seconds)
         except Refused as refused:
             return {"stored": False, "storage": refused.sentence}
         return {"stored": True}
@@ -121,7 +120,7 @@ def hop(service: str, timings: dict[str, float]):
     except asyncio.CancelledError:
         outcome = "abandoned"
         raise
-    except TimeoutError:  # the recorder's
+    except TimeoutError:  # in the queue for a call
         tell(unavailable := rest.Unavailable(service, "has not answered in time"))
         raise unavailable from None
     except Refused as refused:

@@ -5,15 +5,18 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from schemas import InferirReply, ModelInfo, Row
+from schemas import FEATURES, Error, InferirReply, ModelInfo, Row
 
 Timings = Annotated[dict[str, float], Field(examples=[{"preprocess": 2.1, "inference": 1.3}])]
+
+
+Whole = Annotated[int | float, Field(ge=0, le=16)]  # a whole number stays one
 
 
 class Extraction(BaseModel):
     """The answer of preprocess."""
 
-    features: Row
+    features: Annotated[list[Whole], Field(min_length=FEATURES, max_length=FEATURES)]
     version: str
 
 
@@ -63,4 +66,21 @@ class Health(BaseModel):
     ready: bool
     url: str
     ms: float = Field(description="how long it took to say so")
-    reason: str | None = Field(description="why it is not ready")
+    reason: str | None = Field(description="why it, or one of its replicas, is not ready")
+
+
+SENTENCES = {
+    400: "the body is not JSON",
+    413: "the body is larger than 1,000,000 bytes",
+    415: "send JSON (application/json) or a picture (image/png, image/jpeg, or a form with a file `image`)",
+    422: "digit: input should be less than or equal to 9",
+    503: "storage cannot be reached",
+}
+
+
+def error_replies(*statuses: int) -> dict[int, dict]:
+    """The errors that a route may answer with, for the manual, each with an example."""
+    return {
+        status: {"model": Error, "content": {"application/json": {"example": {"error": SENTENCES[status]}}}}
+        for status in statuses
+    }

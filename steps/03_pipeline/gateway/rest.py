@@ -1,15 +1,24 @@
 """The services behind the gateway, over REST: kept connections, deadlines, and repetition where it helps."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import cycle
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import orjson
 import stamina
-from aiohttp import ClientConnectionError, ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-from stamina.instrumentation import PrometheusOnRetryHook, set_on_retry_hooks
+from aiohttp import (
+    ClientConnectionError,
+    ClientError,
+    ClientPayloadError,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    TCPConnector,
+)
+from prometheus_client import Counter
+from stamina.instrumentation import set_on_retry_hooks
 
 from errors import Refused
 from replies import Extraction, Listing, Stored, Summary
@@ -19,11 +28,17 @@ from telemetry import request_id
 Answer = TypeVar("Answer")
 
 # All that the gateway asks is safe to repeat: features and predictions change nothing, storage knows a result by its
-# id. Waits of about 20 and 40 ms, each with up to 20 ms of jitter, so that many clients do not come back in step.
-set_on_retry_hooks([PrometheusOnRetryHook])  # count them; a line in the log for each would be too much
-repeat = stamina.AsyncRetryingCaller(attempts=3, timeout=None, wait_initial=0.02, wait_max=0.1, wait_jitter=0.02).on(
-    ClientConnectionError
-)
+# id. Waits of 20 and 40 ms, each with up to 20 ms of jitter, so that many gateways do not come back in step.
+LOST = ClientConnectionError, ClientPayloadError
+repeat = stamina.AsyncRetryingCaller(attempts=3, timeout=None, wait_initial=0.02, wait_jitter=0.02).on(LOST)
+set_on_retry_hooks([])  # a line in the log for each would be too much
+FAILED = Counter("failed_attempts", "Calls that found nobody or were cut; they are repeated twice", ["service"])
+CONNECT_SECONDS = 0.1  # on one machine or in one network; Windows takes 2 s to refuse a connection
+AVOID_SECONDS = 1  # a replica that has failed is asked after the others
+
+
+class Unfit(ClientConnectionError):
+    """One replica of several that says 503; the others may do."""
 
 
 class Unavailable(Refused):
@@ -35,18 +50,19 @@ class Unavailable(Refused):
 
 def open_session() -> ClientSession:
     """Connections for all services: at most 100 to each address, kept for less time than uvicorn keeps them (5 s)."""
+    timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)  # the rest is the deadline's
     connector = TCPConnector(limit=0, limit_per_host=100, keepalive_timeout=4)
-    return ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=ClientTimeout(total=None))
+    return ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=timeout)
 
 
 class Service:
-    """A service at one address, or at several that take turns. One that cannot be reached is passed over."""
+    """A service at one address, or at several that take turns. One that fails is passed over for a second."""
 
     name = ""
 
     def __init__(self, urls: str, session: ClientSession):
         self.urls = [url.strip().rstrip("/") for url in urls.split(",")]
-        self._turn, self._session = 0, session
+        self._session, self._turn, self._failed = session, 0, dict.fromkeys(self.urls, float("-inf"))
 
     async def ask(
         self,
@@ -62,38 +78,53 @@ class Service:
         Refused as the service refused if that is the client's fault (4xx). Unavailable if the service cannot be reached
         in three attempts, does not answer within `seconds`, or says that it cannot.
         """
-        self._turn = (self._turn + 1) % len(self.urls)
-        urls = cycle(self.urls[self._turn :] + self.urls[: self._turn])  # each attempt asks another replica
+        replicas = self._in_turn()
         try:
             async with asyncio.timeout(seconds):
-                try:
-                    status, content = await self._send(method, next(urls) + path, body, kind)
-                except ClientConnectionError:  # stamina takes 26 us a call, so only failures pay for it
-                    status, content = await repeat(lambda: self._send(method, next(urls) + path, body, kind))
+                status, content = await repeat(self._send, replicas, method, path, body, kind)
             if status < 400:
                 return read(content)
             sentence = orjson.loads(content)["error"]
+        except Unfit as unfit:
+            raise Unavailable(self.name, f"cannot help: {unfit}") from None
+        except LOST as error:  # before TimeoutError, which one of them is, too
+            raise Unavailable(self.name, "cannot be reached") from error
         except TimeoutError:
             raise Unavailable(self.name, "has not answered in time") from None
-        except ClientConnectionError as error:
-            raise Unavailable(self.name, "cannot be reached") from error
         except (ClientError, ValueError, TypeError, KeyError) as error:
             raise Unavailable(self.name, "has given an answer that makes no sense") from error
-        if status < 500:
+        if status in (400, 413, 415, 422):
             raise Refused(status, sentence)
         raise Unavailable(self.name, f"cannot help: {sentence}")
 
-    async def _send(self, method: str, url: str, body: bytes, kind: str) -> tuple[int, bytes]:
-        headers = {"Content-Type": kind, "X-Request-ID": request_id.get()}
-        async with self._session.request(method, url, data=body, headers=headers) as reply:
-            return reply.status, await reply.read()
+    def _in_turn(self) -> Iterator[str]:
+        """The replicas for one attempt after another: the next one first, those that have just failed last."""
+        self._turn = (self._turn + 1) % len(self.urls)
+        urls, now = self.urls[self._turn :] + self.urls[: self._turn], asyncio.get_running_loop().time()
+        return cycle(sorted(urls, key=lambda url: now - self._failed[url] < AVOID_SECONDS))
+
+    async def _send(self, replicas: Iterator[str], method: str, path: str, body: bytes, kind: str) -> tuple[int, bytes]:
+        url, headers = next(replicas), {"Content-Type": kind, "X-Request-ID": request_id.get()}
+        try:
+            async with self._session.request(method, url + path, data=body, headers=headers) as reply:
+                content = await reply.read()
+                if reply.status == 503 and len(self.urls) > 1:
+                    raise Unfit(orjson.loads(content)["error"])
+                return reply.status, content
+        except LOST:
+            self._failed[url] = asyncio.get_running_loop().time()
+            FAILED.labels(self.name).inc()
+            raise
 
     async def health(self, seconds: float) -> dict:
         """Ask each replica whether it is ready. The service is if one of them is."""
         began = asyncio.get_running_loop().time()
         reasons = await asyncio.gather(*(self._reason(url, seconds) for url in self.urls))
         took = asyncio.get_running_loop().time() - began
-        told = "; ".join(reason for reason in reasons if reason)
+        several = len(self.urls) > 1
+        told = "; ".join(
+            f"{url}: {reason}" if several else reason for url, reason in zip(self.urls, reasons, strict=True) if reason
+        )
         return {
             "ready": None in reasons,
             "url": ", ".join(self.urls),
@@ -106,10 +137,18 @@ class Service:
         try:
             async with asyncio.timeout(seconds), self._session.get(f"{url}/readyz") as reply:
                 return None if reply.status == 200 else orjson.loads(await reply.read())["error"]
+        except LOST:
+            return "it cannot be reached"
         except TimeoutError:
             return "it has not answered in time"
         except (ClientError, ValueError, TypeError, KeyError):
-            return "it cannot be reached"
+            return "it has given an answer that makes no sense"
+
+
+class Prediction(NamedTuple):
+    digit: int
+    probabilities: list[float]
+    model: dict[str, str]
 
 
 class Preprocess(Service):
@@ -122,12 +161,12 @@ class Preprocess(Service):
 class Inference(Service):
     name = "inference"
 
-    async def predict(self, rows: list[list[float]], seconds: float) -> InferirReply:
-        def read(content: bytes) -> InferirReply:
+    async def predict(self, rows: list[list[float]], seconds: float) -> list[Prediction]:
+        def read(content: bytes) -> list[Prediction]:
             reply = InferirReply.model_validate_json(content)
-            if not len(rows) == len(reply.prediction) == len(reply.probabilities):
-                raise ValueError("as many answers as rows")
-            return reply
+            model = reply.model.model_dump()
+            answers = zip(rows, reply.prediction, reply.probabilities, strict=True)
+            return [Prediction(digit, probabilities, model) for _, digit, probabilities in answers]
 
         return await self.ask(read, seconds, "POST", "/inferir", orjson.dumps({"features": rows}))
 
@@ -135,10 +174,11 @@ class Inference(Service):
 class Storage(Service):
     name = "storage"
 
-    async def record(self, results: list[dict], seconds: float) -> None:
-        """Return when the results are safe."""
+    async def record(self, results: list[dict], seconds: float) -> list[bool]:
+        """Return True for each result when all are safe."""
         body = orjson.dumps({"results": results})
         await self.ask(Stored.model_validate_json, seconds, "POST", "/results", body)
+        return [True] * len(results)
 
     async def list(self, query: dict, seconds: float) -> Listing:
         asked = urlencode({name: value for name, value in query.items() if value is not None})

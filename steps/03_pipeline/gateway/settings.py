@@ -12,7 +12,8 @@ URL = TypeAdapter(HttpUrl)
 
 def check_urls(value: str) -> str:
     for url in value.split(","):
-        URL.validate_python(url.strip())
+        if URL.validate_python(url.strip()).username:
+            raise ValueError("no user and no password, since GET /services shows it")
     return value
 
 

@@ -28,12 +28,12 @@ def lift_ink(grey: np.ndarray) -> np.ndarray | None:
     if peak < FAINT:
         return None
     # Three standard deviations of the paper's noise, by the few pixels of the frame that differ most from the others.
-    # White paper has noise on the side of ink only; but a drawing has exactly one level there, and ink in the frame.
+    # White paper has its noise on the side of ink only. But a drawing has none: what is on that side there, is ink.
     away, towards = np.percentile(frame, [2, 90])
     drawn = np.sum((contrast > 0) & (contrast < peak / 2)) < 0.4 * np.sum(contrast == 0)
     noise = max(-1.5 * away, 0 if drawn else 2.3 * towards)
     if noise < 0.3 * peak:
-        return normalize(contrast, peak, noise)
+        return normalize(contrast, ..., peak, noise)
     return lift_ink_from_photo(smooth(reduce(grey)))
 
 
@@ -64,7 +64,7 @@ def lift_ink_from_photo(grey: np.ndarray) -> np.ndarray | None:
     noise = 4.5 * np.median(np.abs(contrast))
     if peak < max(FAINT, 4 * noise):
         return None
-    ink = normalize(contrast, peak, noise)
+    ink = normalize(contrast, inside, peak, noise)
     lines = np.zeros(ink.shape, dtype=bool)
     lines[inside] = ink[inside] > 0.5
     return ink * connected(lines, ink > 0)  # near the edge, where the paper is a guess, only lines from further inside
@@ -75,9 +75,9 @@ def inked(contrast: np.ndarray, peak: float) -> int:
     return np.count_nonzero(contrast > peak / 2)
 
 
-def normalize(contrast: np.ndarray, peak: float, noise: float) -> np.ndarray:
-    """Return ink: 0 where the contrast is that of noise, 1 where it is that of most lines."""
-    line = np.median(contrast[contrast > peak / 2])
+def normalize(contrast: np.ndarray, inside, peak: float, noise: float) -> np.ndarray:
+    """Return ink: 0 where the contrast is that of noise, 1 where it is that of most lines in the part `inside`."""
+    line = np.median(contrast[inside][contrast[inside] > peak / 2])
     ink = ((contrast - noise) / (line - noise)).clip(0, 1)
     ink[ink < DUST] = 0
     return ink.astype(np.float32)

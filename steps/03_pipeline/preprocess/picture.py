@@ -43,18 +43,26 @@ def read_ink(content: bytes, max_pixels: int) -> np.ndarray:
     Dark on light or light on dark, drawn, scanned or photographed. Raises TooLarge before anything is decoded, Broken
     if the content is no whole PNG or JPEG, Blank if nothing is drawn.
     """
+    ink = lift_ink(upright_grey(decode(content, max_pixels)))
+    if ink is None:
+        raise Blank("the picture is blank: nothing on it stands out from the paper")
+    return ink
+
+
+def decode(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """Return the image that the bytes of a file contain."""
     try:
-        with Image.open(BytesIO(content), formats=("PNG", "JPEG")) as image:
-            check_size(image, content, max_pixels)
-            grey = read_grey(image)
+        image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
+        check_size(image, content, max_pixels)
+        image.draft("L", (SIDE, SIDE))  # a large JPEG can be decoded at a fraction of its size
+        image.load()
+        if image.mode == "P" and image.palette is None:
+            raise ValueError("its palette is missing")
+        return image
     except PictureError:
         raise
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error … : decoders have no other say
         raise Broken("the body is not a PNG or JPEG that can be read: is the file whole?") from error
-    ink = lift_ink(grey)
-    if ink is None:
-        raise Blank("the picture is blank: nothing on it stands out from the paper")
-    return ink
 
 
 def check_size(image: ImageFile.ImageFile, content: bytes, max_pixels: int) -> None:
@@ -66,10 +74,8 @@ def check_size(image: ImageFile.ImageFile, content: bytes, max_pixels: int) -> N
         raise TooLarge(f"the JPEG has more than {SCANS} scans: save it as a baseline JPEG")
 
 
-def read_grey(image: ImageFile.ImageFile) -> np.ndarray:
-    """Decode an image. Return its levels, 0 to 255, upright, float32 of shape (height, width), each up to 512."""
-    image.draft("L", (SIDE, SIDE))  # a large JPEG can be decoded at a fraction of its size
-    image.load()
+def upright_grey(image: ImageFile.ImageFile) -> np.ndarray:
+    """Return the levels of an image, 0 to 255, upright, float32 of shape (height, width), each up to 512."""
     if image.mode.startswith("I"):  # 16 bits; some cameras and tools use fewer of them
         levels = reduced(image, "F")
         levels *= 255 / max(levels.max(), 1)

@@ -34,7 +34,7 @@ class Service:
         # Pillow and NumPy load some of themselves for the first picture. It is this one, so that no client waits.
         line = BytesIO()
         Image.fromarray(255 * np.eye(28, dtype=np.uint8)).save(line, "PNG")
-        self._extract(read_ink(line.getvalue(), self.settings.max_pixels))
+        self._extract(read_ink(line.getvalue(), max_pixels=28 * 28))
 
     def stop(self) -> None:
         self._threads.shutdown()
@@ -44,7 +44,7 @@ class Service:
 
         Refused with 400, 413 or 422 if it has none, and with 503 if too many pictures wait already.
         """
-        if self._waiting >= self.settings.max_queue:
+        if self._waiting >= self.settings.max_pictures:
             raise Refused(503, "too many pictures are waiting: try again in a second", Retry_After="1")
         # The queue is here and not the threads' own: a picture whose client goes away leaves it at once.
         self._waiting += 1

@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     preprocess_version: Literal["v1", "v2"] = "v2"
     max_body_bytes: int = Field(1_000_000, ge=1)
     max_pixels: int = Field(16_000_000, ge=1)  # in a picture
-    max_queue: int = Field(64, ge=1)  # pictures that wait for a thread
+    max_pictures: int = Field(64, ge=1)  # that wait for a thread
     threads: int = Field(2, ge=1)
     drain_seconds: float = Field(2, ge=0, le=3600)
 

@@ -4,7 +4,6 @@ import contextlib
 import gc
 from collections import Counter
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
@@ -40,7 +39,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI):
         nonlocal writer
-        writer = Writer(database.insert, settings.max_queue)
+        writer = Writer(database.insert, settings.max_write_queue)
         with contextlib.suppress(Refused):  # one that cannot be used yet does not stop the service
             await writer.write([])
         # What has been imported stays. A garbage collector that goes through it again halts every request.
@@ -66,14 +65,11 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         summary="Store results",
         response_model=StoreReply,
         responses=error_replies(400, 413, 415, 422, 503),
-        max_body_size=settings.max_body_bytes,
+        max_body_size=settings.max_write_bytes,
     )
     async def store(request: StoreRequest):
         """Store each result whose id is new. When this answers, all of them are on disk."""
         await writer.write([result.to_row() for result in request.results])
-        request_ids = list(dict.fromkeys(result.request_id for result in request.results))
-        line = {"time": datetime.now(UTC), "level": "INFO", "message": "stored"}
-        telemetry.log_lines.write(line | {"request_ids": request_ids, "results": len(request.results)})
         return {"stored": len(request.results)}
 
     app.routes.extend(fast.routes)  # include_router would wrap them in what they avoid

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import contextmanager
+from time import monotonic
 
 import orjson
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from table import RESULTS, TRIAL, create_table
 from telemetry import SECONDS
 
 PATIENCE = 2  # seconds for a lock of SQLite, for a connection to PostgreSQL, for one from the pool
+TRUST = 1  # seconds; what could be written so long ago could be written now
 
 STORED = Counter("stored_results", "Results stored; those that were there already do not count")
 COMMIT = Histogram("commit_seconds", "How long it took to have the results of a commit on disk", buckets=SECONDS)
@@ -27,27 +29,36 @@ class Database:
     """
 
     def __init__(self, url: str):
-        self._engine = create_pool(url)
-        self._insert = {"sqlite": sqlite, "postgresql": postgresql}[self._engine.name].insert(RESULTS)
+        # However many read, there is a connection to write with.
+        self._readers, self._writer = create_pool(url), create_pool(url, pool_size=1, max_overflow=0)
+        self._insert = {"sqlite": sqlite, "postgresql": postgresql}[self._writer.name].insert(RESULTS)
         self._insert = self._insert.on_conflict_do_nothing(index_elements=["id"])
         self._insert = self._insert.execution_options(preserve_rowcount=True)
-        self._has_table, self._problem = False, None
+        self._has_table, self._problem, self._trusted_until = False, None, 0.0
 
     def insert(self, rows: list[dict]) -> None:
         """Commit rows, but those whose id is there already. With no rows, find out whether it could."""
+        if not rows:
+            return self._try_to_insert()
         # Two writers that insert the same ids in different orders would wait for each other for ever.
         rows = sorted(rows, key=lambda row: row["id"])
-        with self._connection() as connection:
-            if not rows:
-                # Only to write shows whether the disk is full. Nobody else sees this row.
-                connection.execute(self._insert, TRIAL)
-                connection.execute(RESULTS.delete().where(RESULTS.c.id == TRIAL["id"]))
-                return connection.commit()
-            with COMMIT.time():
-                stored = connection.execute(self._insert, rows).rowcount
-                connection.commit()
+        with self._connection(self._writer) as connection, COMMIT.time():
+            stored = connection.execute(self._insert, rows).rowcount
+            connection.commit()
         STORED.inc(stored)
         COMMIT_RESULTS.observe(len(rows))
+        if stored:  # else nothing had to be written
+            self._trusted_until = monotonic() + TRUST
+
+    def _try_to_insert(self) -> None:
+        if monotonic() < self._trusted_until:
+            return  # many ask, and each trial waits for the disk
+        with self._connection(self._writer) as connection:
+            # Only to write shows whether the disk is full. Nobody else sees this row.
+            connection.execute(self._insert, TRIAL)
+            connection.execute(RESULTS.delete().where(RESULTS.c.id == TRIAL["id"]))
+            connection.commit()
+        self._trusted_until = monotonic() + TRUST
 
     def newest(self, limit: int, before: str | None = None, digit: int | None = None) -> tuple[list[dict], str | None]:
         """Return a page of up to `limit` rows, newest first, and the `before` of the next page, None after the last.
@@ -59,7 +70,7 @@ class Database:
         query = sa.select(RESULTS).order_by(RESULTS.c.time.desc(), RESULTS.c.id.desc()).limit(limit + 1)
         if digit is not None:
             query = query.where(RESULTS.c.prediction == digit)
-        with self._connection() as connection:
+        with self._connection(self._readers) as connection:
             if before is not None:
                 last = connection.execute(sa.select(RESULTS.c.time).where(RESULTS.c.id == before)).first()
                 if not last:
@@ -71,36 +82,36 @@ class Database:
     def count(self) -> list[tuple[int, str, int]]:
         """Return (digit, model version, number of results) for each of these pairs."""
         pair = RESULTS.c.prediction, RESULTS.c.model_version
-        with self._connection() as connection:
+        with self._connection(self._readers) as connection:
             return [tuple(row) for row in connection.execute(sa.select(*pair, sa.func.count()).group_by(*pair))]
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._readers.dispose()
+        self._writer.dispose()
 
     @contextmanager
-    def _connection(self):
+    def _connection(self, pool: sa.Engine):
         try:
-            with self._engine.connect() as connection:
+            with pool.connect() as connection:
                 if not self._has_table:
                     create_table(connection)
                     self._has_table = True
                 yield connection
         except DataError:
             raise  # the fault of a row
-        except (DBAPIError, TimeoutError) as error:
-            self._has_table = False  # it may be another database that comes back
-            self._engine.dispose()
-            raise self._refused(error) from error
+        except TimeoutError as error:  # the pool's own, which says nothing of the database
+            raise Refused(503, "all connections to the database are busy: try again later", Retry_After="1") from error
+        except DBAPIError as error:
+            self._has_table, self._trusted_until = False, 0.0  # it may be another database that comes back
+            self.close()  # what is open; the next call opens it anew
+            raise self._refused(error.orig) from error
         if self._problem:
             self._problem = None
             logging.warning("the database can be used again")
 
-    def _refused(self, error: DBAPIError | TimeoutError) -> Refused:
+    def _refused(self, cause: Exception) -> Refused:
         """Say what clients may know. The log has the rest, once."""
-        cause = getattr(error, "orig", error)
-        if isinstance(error, TimeoutError):
-            problem = "all connections are busy"
-        elif self._engine.name == "sqlite":
+        if self._writer.name == "sqlite":
             problem = str(cause)
         else:
             problem = f"PostgreSQL error {cause.sqlstate}" if cause.sqlstate else "no connection to PostgreSQL"
@@ -110,8 +121,8 @@ class Database:
         return Refused(503, f"the database cannot be used ({problem}): try again later", Retry_After="1")
 
 
-def create_pool(url: str) -> sa.Engine:
-    """Return a pool of connections to the database, none of which is open yet."""
+def create_pool(url: str, **options) -> sa.Engine:
+    """Return a pool of connections to the database, none of which is open yet. The options are SQLAlchemy's."""
     is_sqlite = sa.make_url(url).get_backend_name() == "sqlite"
     of_sqlite = {"timeout": PATIENCE}
     of_postgresql = {
@@ -126,6 +137,7 @@ def create_pool(url: str) -> sa.Engine:
         json_deserializer=orjson.loads,
         pool_pre_ping=not is_sqlite,  # PostgreSQL may have been restarted meanwhile
         pool_timeout=PATIENCE,
+        **options,
     )
     if is_sqlite:
 
@@ -133,5 +145,6 @@ def create_pool(url: str) -> sa.Engine:
         def set_up(connection, record):
             connection.execute("PRAGMA journal_mode = WAL")  # who reads does not wait for who writes
             connection.execute("PRAGMA synchronous = FULL")  # a commit returns when it is on disk
+            connection.execute("PRAGMA fullfsync = ON")  # on macOS, a sync ends in the disk's cache otherwise
 
     return engine

@@ -18,8 +18,8 @@ class Settings(BaseSettings):
     port: int = Field(8003, ge=0, le=65_535)
     workers: int = Field(1, ge=1)
     database_url: str = f"sqlite:///{Path(__file__).parent.as_posix()}/results.db"
-    max_body_bytes: int = Field(4_000_000, ge=1)
-    max_queue: int = Field(4096, ge=1)  # results that wait for a commit
+    max_write_bytes: int = Field(4_000_000, ge=1)  # in a request
+    max_write_queue: int = Field(4096, ge=1)  # results that wait for a commit
     drain_seconds: float = Field(2, ge=0, le=3600)
 
     @field_validator("database_url")

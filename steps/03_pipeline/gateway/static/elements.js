@@ -8,8 +8,9 @@ export function element(tag, properties, ...children) {
   return made;
 }
 
-export const percent = (share) => `${(100 * share).toFixed(1)} %`;
-export const milliseconds = (ms) => `${ms.toFixed(1)} ms`;
+// A number and its unit stay on one line.
+export const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
+export const milliseconds = (ms) => `${ms.toFixed(1)}\u00a0ms`;
 
 /** A bar from `start`, as long as `share`; both are parts of the whole, 0..1. */
 export function bar(start, share) {

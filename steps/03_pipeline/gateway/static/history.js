@@ -7,7 +7,7 @@ const PAGE = 10; // rows
 
 let shown = []; // results, newest first
 let next = null; // the cursor to those before them
-let loading = new AbortController();
+const loading = { newer: new AbortController(), older: new AbortController() };
 
 const when = new Intl.DateTimeFormat(undefined, {
   month: "short", day: "numeric", hour: "numeric", minute: "2-digit", second: "2-digit",
@@ -15,23 +15,33 @@ const when = new Intl.DateTimeFormat(undefined, {
 
 /** Load what is new. What is shown stays, if the new results reach down to it. */
 export function refresh() {
-  return load({}, (page) => {
+  return load("newer", {}, (page) => {
     const known = page.results.findIndex(({ id }) => id === shown[0]?.id);
-    if (known < 0) next = page.next;
-    shown = known < 0 ? page.results : [...page.results.slice(0, known), ...shown];
+    if (known >= 0) {
+      shown = [...page.results.slice(0, known), ...shown];
+    } else {
+      begin(page);
+    }
   });
 }
 
 function loadOlder() {
-  return load({ before: next }, (page) => {
+  return load("older", { before: next }, (page) => {
     shown = [...shown, ...page.results];
     next = page.next;
   });
 }
 
-async function load(query, take) {
-  loading.abort();
-  const { signal } = (loading = new AbortController());
+/** Begin the list anew. Older results under way would go on from its old end. */
+function begin({ results, next: cursor }) {
+  loading.older.abort();
+  [shown, next] = [results, cursor];
+}
+
+/** Load a page of results, `kind` of those shown. It takes the place of one of its kind that is under way. */
+async function load(kind, query, take) {
+  loading[kind].abort();
+  const { signal } = (loading[kind] = new AbortController());
   const digit = byId("filter").querySelector(":checked").value;
   const parameters = new URLSearchParams({ limit: PAGE, ...(digit && { digit }), ...query });
   try {
@@ -86,7 +96,8 @@ function choice(value) {
 export function startHistory() {
   byId("filter").append(choice(""), ...Array.from("0123456789", choice));
   byId("filter").addEventListener("change", () => {
-    shown = [];
+    begin({ results: [], next: null });
+    showResults(); // what the old filter let through goes, even if nothing else can be loaded
     refresh();
   });
   byId("older").addEventListener("click", loadOlder);

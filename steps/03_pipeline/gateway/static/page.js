@@ -23,12 +23,14 @@ const SAMPLE = [ // a 3
 
 const drawing = new Drawing(byId("canvas"));
 let given = null; // what is sent in place of the drawing: a picture from a file, or a row of features
+let reading = null; // the file that is being read
 let asking = new AbortController();
 let pause;
 
-/** Forget the question that is under way. */
+/** Forget the question, or the file, that is under way. */
 function drop() {
   clearTimeout(pause);
+  reading = null;
   asking.abort();
   byId("result").ariaBusy = "false";
 }
@@ -68,7 +70,10 @@ function reset() {
 
 async function recognizeFile(file) {
   if (!file) return;
+  drop();
+  reading = file;
   const { blob, picture } = await readPicture(file);
+  if (reading !== file) return; // the reader has done something else meanwhile
   drawing.show(picture);
   given = blob;
   recognize();
@@ -82,10 +87,11 @@ function recognizeSample() {
 
 drawing.addEventListener("begin", () => {
   clearTimeout(pause);
-  given = null;
+  given = reading = null;
 });
 drawing.addEventListener("stroke", () => {
   clearTimeout(pause);
+  reading = null;
   pause = setTimeout(recognize, PAUSE_MS);
 });
 drawing.addEventListener("clear", reset);

@@ -8,15 +8,15 @@ const TYPES = ["image/png", "image/jpeg"]; // what preprocess reads
 
 /**
  * Read a picture, and reduce it if it is too large.
- * @returns {Promise<{blob: Blob, picture: HTMLCanvasElement | null}>} what to send and what to show; a file that the
- *   browser cannot read is sent as it is, with nothing to show: preprocess says best what is wrong with it
+ * @returns {Promise<{blob: Blob, picture: HTMLCanvasElement | null}>} what to send and what to show; the bytes of a file
+ *   that the browser cannot read are sent as a PNG, with nothing to show: preprocess says best what is wrong with them
  */
 export async function readPicture(file) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    return { blob: file, picture: null };
+    return { blob: new Blob([file], { type: "image/png" }), picture: null }; // the door refuses other types unread
   }
   const { width, height } = bitmap;
   const picture = shrink(bitmap, Math.min(1, MAX_SIDE / Math.max(width, height)));

@@ -123,13 +123,20 @@ def test_connections_are_kept_and_used_again(gateway, preprocess, inference, sto
     assert (preprocess.connections, inference.connections, storage.connections) == (1, 1, 1)
 
 
-def test_many_clients_share_calls_of_storage(gateway, storage):
+def test_many_clients_share_calls_and_are_all_named_in_them(gateway, inference, storage):
+    def send(number: int):
+        return gateway.post("/inferir", json={"features": ROW}, headers={"X-Request-ID": f"client-{number}"})
+
     with ThreadPoolExecutor(32) as clients:
-        answers = list(clients.map(lambda _: gateway.post("/inferir", json={"features": ROW}).json(), range(200)))
+        answers = [reply.json() for reply in clients.map(send, range(200))]
     assert all(answer["stored"] for answer in answers)
     calls = [json.loads(body)["results"] for body in storage.bodies("/results")]
-    stored = [result["id"] for results in calls for result in results]
-    assert sorted(stored) == sorted(answer["id"] for answer in answers)
+    stored = {result["id"]: result["request_id"] for results in calls for result in results}
+    assert stored == {answer["id"]: f"client-{number}" for number, answer in enumerate(answers)}
+    for fake in (inference, storage):
+        assert len(fake.asked) < 200
+        named = [name for _, headers, _ in fake.asked for name in headers["X-Request-ID"].split(",")]
+        assert sorted(named) == sorted(f"client-{number}" for number in range(200))
 
 
 LISTED = {
@@ -196,7 +203,7 @@ def test_the_hops_are_in_the_metrics(gateway, preprocess):
         assert f'hop_seconds_count{{outcome="answered",service="{service}"}}' in metrics
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8001", "ftp://127.0.0.1", "http://", "http://a,b"])
+@pytest.mark.parametrize("url", ["127.0.0.1:8001", "ftp://127.0.0.1", "http://", "http://a,b", "http://me:secret@a"])
 def test_a_url_that_is_none_is_refused(url):
     with pytest.raises(ValidationError):
         Settings(inference_url=url)

@@ -1,7 +1,10 @@
 """What the gateway answers when a service is down, slow, or out of its mind, and when it is back."""
 
 import json
+import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from time import monotonic
 
 import pytest
@@ -51,7 +54,7 @@ def test_without_storage_predictions_go_on_and_say_that_they_are_not_stored(gate
     answer = gateway.post("/inferir", **PICTURE).json()
     assert answer["prediction"] == [3]
     assert (answer["stored"], answer["storage"]) == (False, "storage cannot be reached")
-    assert "stamina_retries_total" in gateway.get("/metrics").text
+    assert 'failed_attempts_total{service="storage"}' in gateway.get("/metrics").text
     assert_unavailable(gateway.get("/results"), "storage cannot be reached")
     assert gateway.get("/readyz").status_code == 200
     storage.start()
@@ -151,9 +154,47 @@ def test_replicas_take_turns_and_one_that_is_gone_is_passed_over(open_gateway, p
             replies = list(clients.map(lambda _: gateway.post("/inferir", **PICTURE), range(200)))
         assert {reply.status_code for reply in replies} == {200}
         health = gateway.get("/services").json()["preprocess"]
-        assert health["ready"] is True and health["reason"] == "it cannot be reached"
+        assert health["ready"] is True and health["reason"] == f"{other.url}: it cannot be reached"
     finally:
         other.stop()
+
+
+def test_a_call_that_is_always_cut_is_made_three_times_with_waits_between(gateway, preprocess):
+    preprocess.answers["/features"] = lambda body: None  # hang up
+    begin = monotonic()
+    assert_unavailable(gateway.post("/inferir", **PICTURE), "preprocess cannot be reached")
+    assert len(preprocess.asked) == 3
+    assert 0.06 <= monotonic() - begin
+
+
+def test_a_replica_that_says_503_is_passed_over(open_gateway, preprocess):
+    other = Fake(**{"/features": lambda body: (503, {"error": "it is not fit"})})
+    try:
+        gateway = open_gateway(preprocess_url=f"{other.url},{preprocess.url}")
+        for _ in range(10):
+            assert gateway.post("/inferir", **PICTURE).status_code == 200
+        preprocess.answers["/features"] = other.answers["/features"]
+        assert_unavailable(gateway.post("/inferir", **PICTURE), "preprocess cannot help: it is not fit")
+    finally:
+        other.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses connections")
+def test_a_replica_that_does_not_take_connections_is_passed_over(open_gateway, preprocess):
+    with ExitStack() as stack:
+        deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # nobody accepts them, so the queue is full, and further ones get no answer
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        gateway = open_gateway(preprocess_url=f"http://127.0.0.1:{deaf.getsockname()[1]},{preprocess.url}")
+        for _ in range(10):
+            assert gateway.post("/inferir", **PICTURE).status_code == 200
+
+
+def test_a_status_that_no_client_has_caused_is_the_services_fault(gateway, inference):
+    inference.answers["/inferir"] = lambda body: (404, {"error": "not found"})
+    assert_unavailable(gateway.post("/inferir", **ROW), "inference cannot help: not found")
 
 
 def test_the_health_of_each_service_is_told(gateway, preprocess, inference, storage, hold):

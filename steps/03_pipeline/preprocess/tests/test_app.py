@@ -114,10 +114,10 @@ def test_the_body_limit_is_exact_and_can_be_set(limit):
     assert (reply.status_code, reply.json()) == (413, {"error": f"the body is larger than {limit:,} bytes"})
 
 
-def test_the_pixel_limit_can_be_set():
-    with TestClient(app.create_app(Settings(max_pixels=784))) as client:
-        assert posted(client, PNG).status_code == 200
-        assert posted(client, encode(Image.new("L", (28, 29)))).status_code == 413
+@pytest.mark.parametrize(("limit", "status"), [(1, 413), (783, 413), (784, 200)])
+def test_the_pixel_limit_is_exact_and_can_be_set(limit, status):
+    with TestClient(app.create_app(Settings(max_pixels=limit))) as client:
+        assert posted(client, PNG).status_code == status
 
 
 def test_a_body_in_many_pieces_is_one_picture(client):
@@ -125,7 +125,7 @@ def test_a_body_in_many_pieces_is_one_picture(client):
 
 
 def test_a_full_queue_gets_503_and_is_told_when_to_come_again(slow):
-    asgi = app.create_app(Settings(threads=1, max_queue=2))
+    asgi = app.create_app(Settings(threads=1, max_pictures=2))
     with TestClient(asgi) as client, ThreadPoolExecutor(4) as pool:
         slow.shut()
         first = pool.submit(posted, client, PNG)
@@ -149,35 +149,40 @@ def test_while_pictures_are_worked_on_the_service_answers_other_requests(slow):
         assert [one.result(10).status_code for one in asked] == [200, 200]
 
 
-def test_a_client_that_goes_away_is_not_waited_for_and_its_thread_not_used_twice(slow, monkeypatch):
+def test_a_client_that_goes_away_is_not_waited_for(slow, monkeypatch):
     monkeypatch.setattr(fast, "PATIENCE", 0.001)
     sent = []
+
+    async def in_a_thread():
+        assert await asyncio.to_thread(slow.begun.acquire, timeout=10)
+
+    async def in_the_queue():
+        pass
 
     async def main():
         asgi = app.create_app(Settings(threads=1))
         async with lifespan(asgi):
             slow.shut()
-            # The first is with the thread and the second in the queue when their clients go away.
-            for _ in range(2):
-                await asyncio.wait_for(asgi(*request(sent, gone=True)), 10)
-            assert slow.begun.acquire(timeout=10)
+            for leave in (in_a_thread, in_the_queue):
+                await asyncio.wait_for(asgi(*request(sent, leave)), 20)  # ends before the gate opens
             staying = asyncio.create_task(asgi(*request(sent)))
-            await asyncio.sleep(0)
             slow.gate.set()
-            await asyncio.wait_for(staying, 10)
+            await asyncio.wait_for(staying, 20)
 
     asyncio.run(main())
     assert [message["status"] for message in sent if "status" in message] == [499, 499, 200]
-    assert len(slow.finished) == 2  # the first, which a thread cannot be stopped at, and the last
+    assert len(slow.finished) == 2  # the first, as a thread cannot be stopped, and the last
 
 
-def test_a_client_that_goes_away_while_it_sends_is_no_error(client):
+def test_a_client_that_goes_away_while_it_sends_is_no_error():
     sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
 
     async def main():
         asgi = app.create_app(Settings())
-        scope, receive, send = request(sent, gone=True)
-        await receive()
+        scope, _, send = request(sent)
         async with lifespan(asgi):
             await asgi(scope, receive, send)
 
@@ -185,14 +190,15 @@ def test_a_client_that_goes_away_while_it_sends_is_no_error(client):
     assert sent[0]["status"] == 499
 
 
-def request(sent: list, gone=False):
-    """A request for /features as ASGI has it: scope, receive, send. The client stays, or is gone after its body."""
+def request(sent: list, leave=None):
+    """A request for /features as ASGI has it: scope, receive, send. The client stays, or is gone after `leave`."""
     messages = [{"type": "http.request", "body": PNG}]
 
     async def receive():
-        if not messages and not gone:
-            await asyncio.Event().wait()
-        return messages.pop() if messages else {"type": "http.disconnect"}
+        if messages:
+            return messages.pop()
+        await (leave() if leave else asyncio.Event().wait())
+        return {"type": "http.disconnect"}
 
     async def send(message):
         sent.append(message)
@@ -271,12 +277,17 @@ def test_the_metrics_tell_how_long_pictures_take_by_version_and_count_requests(c
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "eighty"), ("THREADS", "0"), ("MAX_QUEUE", "0"), ("PREPROCESS_VERSION", "v3"), ("MAX_PIXELS", "1e9")],
+    [("PORT", "eighty"), ("THREADS", "0"), ("MAX_PICTURES", "0"), ("PREPROCESS_VERSION", "v3"), ("MAX_PIXELS", "1e9")],
 )
 def test_a_setting_that_makes_no_sense_ends_the_program_with_a_sentence(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match=rf"^{name} is '{value}': input should "):
         read_settings()
+
+
+def test_a_setting_of_another_service_in_the_same_environment_changes_nothing(monkeypatch):
+    monkeypatch.setenv("MAX_QUEUE", "1")
+    assert read_settings() == Settings(max_pictures=64)
 
 
 def test_settings_come_from_the_environment_and_an_empty_one_is_none(monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 
+import picture
 from conftest import chunk, draw_two, encode, photograph, png_that_claims
 from picture import Blank, Broken, TooLarge, read_ink
 
@@ -256,7 +257,8 @@ def test_a_picture_with_nothing_on_it_is_blank(image):
         read_ink(encode(image), MAX_PIXELS)
 
 
-PNG, JPEG = KINDS["colour"], KINDS["JPEG in colour"]
+PNG, JPEG, PALETTE = KINDS["colour"], KINDS["JPEG in colour"], KINDS["palette"]
+PALETTE_START, PALETTE_END = PALETTE.index(b"PLTE") - 4, PALETTE.index(b"IDAT") - 4
 
 
 @pytest.mark.parametrize(
@@ -271,6 +273,7 @@ PNG, JPEG = KINDS["colour"], KINDS["JPEG in colour"]
         PNG[: len(PNG) // 2],
         PNG[:100] + b"\0" + PNG[101:],
         PNG[8:],
+        PALETTE[:PALETTE_START] + PALETTE[PALETTE_END:],
         JPEG[:2],
         JPEG[: len(JPEG) // 2],
         JPEG[2:],
@@ -280,6 +283,12 @@ PNG, JPEG = KINDS["colour"], KINDS["JPEG in colour"]
 def test_what_is_no_whole_png_or_jpeg_is_broken(content):
     with pytest.raises(Broken, match="^the body is not a PNG or JPEG that can be read: "):
         read_ink(content, MAX_PIXELS)
+
+
+def test_a_bug_of_ours_is_not_blamed_on_the_picture(monkeypatch):
+    monkeypatch.setattr(picture, "reduced", lambda image, mode: np.zeros(3).reshape(2, 2))
+    with pytest.raises(ValueError, match="cannot reshape"):
+        read_ink(PNG, MAX_PIXELS)
 
 
 def jpeg_that_claims(width: int, height: int) -> bytes:

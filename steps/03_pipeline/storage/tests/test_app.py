@@ -203,7 +203,7 @@ def test_the_limit_of_results_is_exact(client, count):
 
 def test_the_limit_of_bytes_is_exact(sqlite_url):
     body = json.dumps({"results": [result()]}).ljust(5_000)
-    with TestClient(app.create_app(Settings(database_url=sqlite_url, max_body_bytes=5_000))) as client:
+    with TestClient(app.create_app(Settings(database_url=sqlite_url, max_write_bytes=5_000))) as client:
         assert client.post("/results", content=body, headers=JSON).status_code == 200
         reply = client.post("/results", content=body + " ", headers=JSON)
     assert (reply.status_code, reply.json()) == (413, {"error": "the body is larger than 5,000 bytes"})
@@ -224,18 +224,6 @@ def test_a_large_body_full_of_mistakes_is_refused_at_once(any_client, place, ite
     assert reply.status_code in (413, 422)
     assert len(reply.json()["error"]) < 200
     assert time.process_time() - begin < 1
-
-
-def test_a_post_leaves_a_line_in_the_log_with_the_requests_whose_results_it_stored(client, capsys):
-    stored(client, result("a.0", request_id="a"), result("a.1", request_id="a"), result("b"))
-    until, lines = time.monotonic() + 10, ""
-    while '"message":"request"' not in lines:  # they are written together, soon
-        assert time.monotonic() < until
-        client.get("/livez")
-        lines += capsys.readouterr().out
-    (line,) = [json.loads(line) for line in lines.splitlines() if '"message":"stored"' in line]
-    assert line.pop("time").endswith("+00:00")
-    assert line == {"level": "INFO", "message": "stored", "request_ids": ["a", "request-b"], "results": 3}
 
 
 def samples(client) -> dict[str, float]:
@@ -267,7 +255,7 @@ def test_a_full_queue_gets_503_and_is_told_when_to_come_again(sqlite_url, monkey
 
     gate.set()
     monkeypatch.setattr(Database, "insert", slow_insert)
-    settings = Settings(database_url=sqlite_url, max_queue=2)
+    settings = Settings(database_url=sqlite_url, max_write_queue=2)
     with TestClient(app.create_app(settings)) as client, ThreadPoolExecutor(4) as pool:
         gate.clear()
         first = pool.submit(stored, client, result("first"))
@@ -342,11 +330,17 @@ def test_a_database_url_of_another_kind_ends_the_program_without_telling_a_passw
     assert "hunter2" not in str(ended.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "eighty"), ("WORKERS", "0"), ("MAX_QUEUE", "none")])
+@pytest.mark.parametrize(("name", "value"), [("PORT", "eighty"), ("WORKERS", "0"), ("MAX_WRITE_QUEUE", "none")])
 def test_a_setting_that_makes_no_sense_ends_the_program_with_a_sentence(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match=rf"^{name} is '{value}': input should "):
         read_settings()
+
+
+def test_a_setting_of_another_service_in_the_same_environment_changes_nothing(monkeypatch):
+    monkeypatch.setenv("MAX_QUEUE", "1")
+    monkeypatch.setenv("MAX_BODY_BYTES", "1")
+    assert read_settings() == Settings(max_write_queue=4096, max_write_bytes=4_000_000)
 
 
 def test_settings_come_from_the_environment_and_an_empty_one_is_none(monkeypatch, sqlite_url):

@@ -2,7 +2,7 @@ import socket
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -116,6 +116,37 @@ def test_a_trial_leaves_nothing_behind(database):
     assert database.count() == []
 
 
+def test_what_was_written_is_trusted_for_a_second(database, monkeypatch):
+    seconds, commits = 100.0, []
+    monkeypatch.setattr(storage, "monotonic", lambda: seconds)
+    database.insert([row("a")])
+    sa.event.listen(database._writer, "commit", commits.append)
+    # At each time, the rows of some inserts, and how many of those had to commit: a trial only if nothing was written
+    for seconds, inserts, count in [
+        (100.9, [[]], 0),
+        (101.1, [[], []], 1),
+        (102.0, [[], [row("a")]], 1),
+        (102.2, [[], [row("b")]], 2),
+        (103.1, [[]], 0),
+    ]:
+        commits.clear()
+        for rows in inserts:
+            database.insert(rows)
+        assert len(commits) == count, seconds
+
+
+def test_after_a_failure_every_trial_is_made(sqlite_url, monkeypatch):
+    monkeypatch.setattr(storage, "PATIENCE", 0.05)
+    with closing(Database(sqlite_url)) as database:
+        database.insert([])
+        with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for rows in ([row("a")], [], []):
+                with pytest.raises(Refused, match="database is locked"):
+                    database.insert(rows)
+        database.insert([])
+
+
 def test_a_row_that_cannot_be_stored_is_no_fault_of_the_database(database):
     with pytest.raises((sa.exc.StatementError, TypeError), match="not JSON serializable"):
         database.insert([row("a"), row("b") | {"features": {1, 2}}])
@@ -156,7 +187,7 @@ def test_connections_that_were_cut_are_made_anew(database, url):
     if not url.startswith("postgresql"):
         pytest.skip("SQLite has no connections to cut")
     database.insert([row("a")])
-    with closing(Database(url)) as other, other._engine.connect() as connection:
+    with closing(Database(url)) as other, other._readers.connect() as connection:
         others = "pid <> pg_backend_pid() AND datname = current_database()"
         connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
     database.insert([row("b")])
@@ -164,9 +195,27 @@ def test_connections_that_were_cut_are_made_anew(database, url):
 
 
 def test_a_commit_of_sqlite_waits_for_the_disk_and_readers_do_not_wait_for_it(sqlite_url):
-    with closing(Database(sqlite_url)) as database, database._engine.connect() as connection:
+    with closing(Database(sqlite_url)) as database, database._writer.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+        assert connection.exec_driver_sql("PRAGMA fullfsync").scalar() == 1
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def test_readers_that_take_all_connections_are_refused_and_do_not_hinder_the_writer(url, monkeypatch, caplog):
+    monkeypatch.setattr(storage, "PATIENCE", 0.5)
+    with closing(Database(url)) as database:
+        database.insert([row("a")])
+        pools = database._readers.pool, database._writer.pool
+        with ExitStack() as reading:
+            for _ in range(15):
+                reading.enter_context(database._readers.connect())
+            with pytest.raises(Refused, match="^all connections to the database are busy: try again later$") as refused:
+                database.newest(1)
+            assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
+            database.insert([row("b")])
+        assert pages(database, 10) == ["b", "a"]
+        assert (database._readers.pool, database._writer.pool) == pools  # nothing was thrown away
+        assert caplog.messages == []
 
 
 def test_sqlite_that_another_program_locks_is_refused_and_still_read(sqlite_url, monkeypatch):
@@ -192,7 +241,7 @@ def test_a_full_disk_and_a_read_only_one_are_refused_and_lose_nothing(sqlite_url
         database.insert([row("000")])
         stored = ["000"]
 
-        @sa.event.listens_for(database._engine, "checkout")
+        @sa.event.listens_for(database._writer, "checkout")
         def restrict(connection, record, proxy):
             connection.execute(f"PRAGMA {limit}")
 
@@ -205,7 +254,7 @@ def test_a_full_disk_and_a_read_only_one_are_refused_and_lose_nothing(sqlite_url
                 database.insert([row(f"more-{len(stored)}")])
                 stored.append(f"more-{len(stored)}")
         assert sorted(pages(database, 100)) == sorted(stored)
-        sa.event.remove(database._engine, "checkout", restrict)
+        sa.event.remove(database._writer, "checkout", restrict)
         database.close()
         database.insert([row("back")])
         assert sorted(pages(database, 100)) == sorted([*stored, "back"])
