@@ -56,8 +56,8 @@ def decode(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
         check_size(image, content, max_pixels)
         image.draft("L", (SIDE, SIDE))  # a large JPEG can be decoded at a fraction of its size
         image.load()
-        if image.mode == "P" and image.palette is None:
-            raise ValueError("its palette is missing")
+        if image.mode == "P":  # whether its palette makes sense shows when a pixel needs it
+            image.crop((0, 0, 1, 1)).convert("LA" if image.has_transparency_data else "L")
         return image
     except PictureError:
         raise

@@ -274,6 +274,7 @@ PALETTE_START, PALETTE_END = PALETTE.index(b"PLTE") - 4, PALETTE.index(b"IDAT") 
         PNG[:100] + b"\0" + PNG[101:],
         PNG[8:],
         PALETTE[:PALETTE_START] + PALETTE[PALETTE_END:],
+        PALETTE[:PALETTE_END] + chunk(b"tRNS", bytes(257)) + PALETTE[PALETTE_END:],
         JPEG[:2],
         JPEG[: len(JPEG) // 2],
         JPEG[2:],

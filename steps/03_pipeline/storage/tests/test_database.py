@@ -202,7 +202,7 @@ def test_a_commit_of_sqlite_waits_for_the_disk_and_readers_do_not_wait_for_it(sq
 
 
 def test_readers_that_take_all_connections_are_refused_and_do_not_hinder_the_writer(url, monkeypatch, caplog):
-    monkeypatch.setattr(storage, "PATIENCE", 0.5)
+    monkeypatch.setattr(storage, "PATIENCE", 1)
     with closing(Database(url)) as database:
         database.insert([row("a")])
         pools = database._readers.pool, database._writer.pool
