@@ -1,15 +1,20 @@
 """The contract of POST /inferir as a table: what goes in, what comes out. The same at every step."""
 
 import hashlib
+import io
 import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
 from sklearn.datasets import load_digits
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 JSON = {"Content-Type": "application/json"}
+PNG = {"Content-Type": "image/png"}
+FORM = {"Content-Type": "multipart/form-data; boundary=border"}
+DRAWING = (Path(__file__).parent.parent / "steps" / "03_pipeline" / "sample_drawing.png").read_bytes()  # a 3
 LIMIT = 1_000_000  # bytes in a body
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -22,6 +27,19 @@ def row_of(digit: int) -> list[float]:
 def features(value, size: int = 0) -> bytes:
     """A request body, padded with blanks to `size` bytes."""
     return json.dumps({"features": value}).encode().ljust(size)
+
+
+def blank() -> bytes:
+    """A picture in which nothing is drawn."""
+    file = io.BytesIO()
+    Image.new("L", (28, 28), 255).save(file, "PNG")
+    return file.getvalue()
+
+
+def form(name: str, content: bytes) -> bytes:
+    """A form with one file."""
+    head = f'--border\r\nContent-Disposition: form-data; name="{name}"; filename="digit.png"\r\n\r\n'
+    return head.encode() + content + b"\r\n--border--\r\n"
 
 
 @dataclass
@@ -77,6 +95,15 @@ CASES = [
     Case("a form", b"features=0", 415, headers={"Content-Type": "application/x-www-form-urlencoded"}),
     Case("JSON called text", features(row_of(0)), 415, headers={"Content-Type": "text/plain"}),
     Case("no content type", features(row_of(0)), 415, headers={}),
+    Case("a picture", DRAWING, 200, [3], PNG, since=3),
+    Case("a picture in a form", form("image", DRAWING), 200, [3], FORM, since=3),
+    Case("a picture cut off", DRAWING[:200], 400, headers=PNG, since=3),
+    Case("text called a picture", b"seven", 400, headers=PNG, since=3),
+    Case("text called a form", b"seven", 400, headers=FORM, since=3),
+    Case("a blank picture", blank(), 422, headers=PNG, since=3),
+    Case("a form without a picture", form("notes", DRAWING), 422, headers=FORM, since=3),
+    Case("a picture over the limit", DRAWING.ljust(LIMIT + 1), 413, headers=PNG, since=3),
+    Case("a picture of another kind", b"GIF89a", 415, headers={"Content-Type": "image/gif"}, since=3),
 ]
 
 
