@@ -3,6 +3,7 @@
 import orjson
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 CLIENT_GONE = 499  # nobody reads this answer; it is for the log and the metrics, as in nginx
@@ -15,6 +16,18 @@ class Refused(Exception):
         super().__init__(sentence)
         self.status, self.sentence = status, sentence
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class Error(BaseModel):
+    error: str = Field(description="a sentence that says what to do")
+
+
+def documented(sentences: dict[int | str, str], *statuses: int | str) -> dict[int | str, dict]:
+    """The errors that a route may answer with, for the manual, each with one of `sentences` as an example."""
+    return {
+        status: {"model": Error, "content": {"application/json": {"example": {"error": sentences[status]}}}}
+        for status in statuses
+    }
 
 
 def error_reply(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:

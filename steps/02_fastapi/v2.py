@@ -94,7 +94,7 @@ class ModelMetadata(BaseModel):
 
 
 class InferRoute(FastRoute):
-    wants_content_type = False  # tritonclient sends none
+    content_types = ()  # tritonclient sends none
 
 
 def create_routes(service: Service) -> list[BaseRoute]:

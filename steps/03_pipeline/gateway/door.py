@@ -6,13 +6,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from errors import Refused
 from fast import FastRoute, content_type, read_body
 from pipeline import Picture
+from replies import SENTENCES
 from schemas import InferirRequest
 
 PICTURES = ("image/png", "image/jpeg")
-WANTED = (
-    "send JSON (Content-Type: application/json) or a picture (image/png, image/jpeg, or a form with a file `image`)"
-)
-
 binary = {"schema": {"type": "string", "format": "binary"}}
 image = {"type": "object", "properties": {"image": binary["schema"]}, "required": ["image"]}
 # FastAPI knows of the JSON; this is for the manual
@@ -22,13 +19,13 @@ BODIES = {"requestBody": {"content": {**dict.fromkeys(PICTURES, binary), "multip
 class DoorRoute(FastRoute):
     """A fast route that takes pictures beside JSON."""
 
+    content_types, wanted = ("application/json", "multipart/form-data", *PICTURES), SENTENCES[415]
+
     async def read(self, scope, receive) -> InferirRequest | Picture:
-        kind = content_type(scope["headers"]).decode("latin-1")
-        if kind not in ("application/json", "multipart/form-data", *PICTURES):
-            raise Refused(415, WANTED)
+        kind = content_type(scope["headers"])
+        if kind not in self.content_types[1:]:
+            return await super().read(scope, receive)
         body = await read_body(receive, self.max_body_size)
-        if kind == "application/json":
-            return self.parse(body)
         return Picture(body, kind) if kind in PICTURES else await read_form(Headers(scope=scope), body)
 
 

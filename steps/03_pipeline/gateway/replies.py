@@ -1,11 +1,13 @@
 """What the gateway answers and what the other services answer it, as types."""
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from schemas import FEATURES, Error, InferirReply, ModelInfo, Row
+from errors import documented
+from schemas import FEATURES, InferirReply, ModelInfo, Row
 
 Timings = Annotated[dict[str, float], Field(examples=[{"preprocess": 2.1, "inference": 1.3}])]
 
@@ -72,15 +74,9 @@ class Health(BaseModel):
 SENTENCES = {
     400: "the body is not JSON",
     413: "the body is larger than 1,000,000 bytes",
-    415: "send JSON (application/json) or a picture (image/png, image/jpeg, or a form with a file `image`)",
+    415: "send JSON (Content-Type: application/json) or a picture "
+    "(image/png, image/jpeg, or a form with a file `image`)",
     422: "digit: input should be less than or equal to 9",
     503: "storage cannot be reached",
 }
-
-
-def error_replies(*statuses: int) -> dict[int, dict]:
-    """The errors that a route may answer with, for the manual, each with an example."""
-    return {
-        status: {"model": Error, "content": {"application/json": {"example": {"error": SENTENCES[status]}}}}
-        for status in statuses
-    }
+error_replies = partial(documented, SENTENCES)

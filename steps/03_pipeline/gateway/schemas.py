@@ -1,11 +1,12 @@
 """What POST /inferir takes and gives, as types: they check requests and make the manual at /docs."""
 
 import json
+from functools import partial
 from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
-from errors import Refused
+from errors import Refused, documented
 
 FEATURES = 64  # 8x8 pixels, row-major
 MAX_ROWS = 1024
@@ -62,10 +63,6 @@ class InferirReply(BaseModel):
     model: ModelInfo
 
 
-class Error(BaseModel):
-    error: str = Field(description="a sentence that says what to do")
-
-
 SENTENCES = {  # what explain() says, or one of the kind
     400: "the body is not JSON",
     413: f"a batch has at most {MAX_ROWS:,} rows: send several batches",
@@ -74,14 +71,7 @@ SENTENCES = {  # what explain() says, or one of the kind
     503: "model.pkl cannot be read (No such file or directory): run `python train.py`, then restart",
     "4XX": "inputs[0].data has 63 numbers, which is not (1, 64)",
 }
-
-
-def error_replies(*statuses: int | str) -> dict[int | str, dict]:
-    """The errors that a route may answer with, for the manual, each with an example."""
-    return {
-        status: {"model": Error, "content": {"application/json": {"example": {"error": SENTENCES[status]}}}}
-        for status in statuses
-    }
+error_replies = partial(documented, SENTENCES)
 
 
 def explain(found: list[dict]) -> Refused:

@@ -3,8 +3,7 @@
 import sys
 from typing import Annotated
 
-from pydantic import Field, HttpUrl, TypeAdapter, ValidationError
-from pydantic.functional_validators import AfterValidator
+from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 URL = TypeAdapter(HttpUrl)

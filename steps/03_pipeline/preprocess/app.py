@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 import server
 import telemetry
 from errors import HANDLERS, Refused
-from fast import FastRoute, Shortcut, content_type
+from fast import FastRoute, Shortcut
 from schemas import CONTENT_TYPES, MORE_TYPES, SENTENCES, FeaturesReply, Picture, error_replies
 from service import Service
 from settings import Settings, read_settings
@@ -22,12 +22,7 @@ from settings import Settings, read_settings
 class PictureRoute(FastRoute):
     """A route of which the body is a picture as it is in its file."""
 
-    wants_content_type = False  # not that of JSON
-
-    async def read(self, scope, receive):
-        if content_type(scope["headers"]).decode("latin-1") not in CONTENT_TYPES:
-            raise Refused(415, SENTENCES[415])
-        return await super().read(scope, receive)
+    content_types, wanted = CONTENT_TYPES, SENTENCES[415]
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:

@@ -28,7 +28,8 @@ class FastRoute(APIRoute):
     arrays included; and `max_body_size` is the limit.
     """
 
-    wants_content_type = True
+    content_types = ("application/json",)  # those it takes; if there are none, it does not look
+    wanted = "send JSON, with the header Content-Type: application/json"
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
@@ -40,8 +41,8 @@ class FastRoute(APIRoute):
 
     async def read(self, scope, receive):
         """Return what the endpoint takes. A route that takes more than JSON has its own."""
-        if self.wants_content_type and content_type(scope["headers"]) != b"application/json":
-            raise Refused(415, "send JSON, with the header Content-Type: application/json")
+        if self.content_types and content_type(scope["headers"]) not in self.content_types:
+            raise Refused(415, self.wanted)
         return self.parse(await read_body(receive, self.max_body_size))
 
     async def respond(self, scope, receive, send) -> None:
@@ -79,11 +80,11 @@ class Shortcut:
             await self.app(scope, receive, send)
 
 
-def content_type(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def content_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"content-type":
-            return value.partition(b";")[0].strip().lower()
-    return b""
+            return value.partition(b";")[0].strip().lower().decode("latin-1")
+    return ""
 
 
 async def read_body(receive, limit: int) -> bytes:

@@ -1,6 +1,10 @@
 """What POST /features takes and gives, as types for the manual at /docs."""
 
+from functools import partial
+
 from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+from errors import documented
 
 CONTENT_TYPES = ("image/png", "image/jpeg", "application/octet-stream")
 # fmt: off
@@ -41,10 +45,6 @@ class FeaturesReply(BaseModel):
     version: str = Field(description="how the features were made", examples=["v2"])
 
 
-class Error(BaseModel):
-    error: str = Field(description="a sentence that says what to do")
-
-
 SENTENCES = {  # what the service says, or one of the kind
     400: "the body is not a PNG or JPEG that can be read: is the file whole?",
     413: "the picture has 9,000 x 6,000 pixels and may have 16,000,000: send a smaller one",
@@ -52,11 +52,4 @@ SENTENCES = {  # what the service says, or one of the kind
     422: "the picture is blank: nothing on it stands out from the paper",
     503: "too many pictures are waiting: try again in a second",
 }
-
-
-def error_replies(*statuses: int) -> dict[int, dict]:
-    """The errors that a route may answer with, for the manual, each with an example."""
-    return {
-        status: {"model": Error, "content": {"application/json": {"example": {"error": SENTENCES[status]}}}}
-        for status in statuses
-    }
+error_replies = partial(documented, SENTENCES)

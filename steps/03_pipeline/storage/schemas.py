@@ -1,11 +1,12 @@
 """What the routes take and give, as types: they check requests and make the manual at /docs."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, ValidationError
 
-from errors import Refused
+from errors import Refused, documented
 
 FEATURES, DIGITS = 64, 10
 MAX_RESULTS, MAX_TIMINGS = 1024, 16  # in one request, in one result
@@ -110,10 +111,6 @@ class SummaryReply(BaseModel):
     by_model_version: dict[str, int] = Field(examples=[{"b5e7a46e61b8": 3}])
 
 
-class Error(BaseModel):
-    error: str = Field(description="a sentence that says what to do")
-
-
 SENTENCES = {
     400: "the body is not JSON",
     413: f"a request has at most {MAX_RESULTS:,} results: send several requests",
@@ -121,14 +118,7 @@ SENTENCES = {
     422: "results[3].features must have 64 numbers",
     503: "the database cannot be used (database or disk is full): try again later",
 }
-
-
-def error_replies(*statuses: int) -> dict[int, dict]:
-    """The errors that a route may answer with, for the manual, each with an example."""
-    return {
-        status: {"model": Error, "content": {"application/json": {"example": {"error": SENTENCES[status]}}}}
-        for status in statuses
-    }
+error_replies = partial(documented, SENTENCES)
 
 
 def explain(error: dict) -> Refused:
