@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,3 +81,11 @@ def serve(step: str, wait_for: str = "/readyz", **env: str) -> Iterator[Service]
 
 def database_in(folder: str | Path) -> str:
     return f"sqlite:///{Path(folder).as_posix()}/results.db"
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 10, pause: float = 0.02) -> None:
+    """Return when the condition holds; fail after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {timeout} s"
+        time.sleep(pause)

@@ -5,12 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 import requests
 
-from conftest import ROOT
+from conftest import ROOT, wait_until
 from launch import free_port, launch
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -62,13 +61,6 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_until(condition, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {timeout} s"
-        time.sleep(0.5)
-
-
 def test_the_lab_opens_at_the_first_notebook(lab, page):
     page.goto(lab)
     page.get_by_role("heading", name="Train a digit classifier and pickle it").wait_for()
@@ -114,7 +106,7 @@ def test_run_all_reaches_the_end(lab, page, project, name):
         assert not failed, failed[0]
         return [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
 
-    wait_until(finished, 300)
+    wait_until(finished, 300, pause=0.5)  # it saves the notebook each time
 
 
 def test_the_manual_of_step_02_answers_a_request_without_the_internet(page, trained):

@@ -11,7 +11,7 @@ import pytest
 import requests
 from PIL import Image, ImageOps
 
-from conftest import database_in
+from conftest import database_in, wait_until
 from contract import row_of
 from drawings import draw
 from launch import Service, free_port, launch, launch_pipeline, stop_all
@@ -95,13 +95,6 @@ def png(picture: Image.Image) -> bytes:
 
 
 DRAWING = {"data": png(draw(3, np.random.default_rng(1))), "headers": {"Content-Type": "image/png"}}
-
-
-def wait_until(condition, timeout: float = 10) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {timeout} s"
-        time.sleep(0.02)
 
 
 def test_one_request_is_found_in_all_four_logs_and_in_the_stored_row(pipeline):

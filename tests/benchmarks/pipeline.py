@@ -4,7 +4,6 @@ README.md says what is measured, how and why. The exit status is 1 if a target i
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from statistics import median
 
 import psutil
 import requests
-from speed import HERE, describe_machine, find_cores, say
+from speed import HERE, describe_machine, find_cores, run_wrk, say
 from variants import PYTHON, SAMPLE, STEPS, Service, free_port
 
 CONNECTIONS = [1, 16, 64]
@@ -80,17 +79,7 @@ def load(services: dict[str, Service], variant: str, connections: int, seconds: 
     body, kind = SENT[variant]
     asked = services["alone" if variant == ALONE else "gateway"]
     cpu, waits = cpu_seconds(services), waited(asked)
-    done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "-s", HERE / "request.lua", asked.url],
-        env={**os.environ, "BODY_FILE": str(body), "CONTENT_TYPE": kind},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=seconds + 60,
-    )
-    figures = json.loads(done.stdout.splitlines()[-1])
-    if any(figures.pop("errors").values()) or not figures["requests"]:
-        sys.exit(f"requests failed or were not answered, so these figures mean nothing:\n{done.stdout}")
+    figures = run_wrk(asked.url, connections, seconds, body, kind)
     spent = {name: 1e6 * (after - cpu[name]) / figures["requests"] for name, after in cpu_seconds(services).items()}
     more = {name: after - waits.get(name, 0) for name, after in waited(asked).items()}
     ms = {hop: 1000 * more.get(hop, 0) / figures["requests"] for hop in [*HOPS, "total"]}

@@ -154,13 +154,25 @@ def measure_batches(run, models: Path, batches: int) -> dict[str, list[dict[str,
 
 
 def load(service: Service, connections: int, seconds: int) -> dict[str, float]:
-    """Let wrk send requests over some connections, each as soon as the last on it is answered; return its figures.
+    """Let wrk ask, and return its figures when the service has come to rest.
 
-    Returns when the service has come to rest: it may go on for a while with what wrk no longer waits for.
+    It may go on for a while with what wrk no longer waits for.
     """
+    figures = run_wrk(service.url, connections, seconds)
+    process, deadline = service.process(), monotonic() + 60
+    while process.cpu_percent(interval=0.1) > 20:  # the system counts in steps of 10 %
+        if monotonic() > deadline:
+            sys.exit(f"a minute after the load of {connections} connections the service still works on it")
+    return figures
+
+
+def run_wrk(
+    url: str, connections: int, seconds: int, body: Path = SAMPLE, content_type: str = "application/json"
+) -> dict[str, float]:
+    """Let wrk send requests over some connections, each as soon as the last on it is answered; return its figures."""
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "-s", HERE / "request.lua", service.url],
-        env={**os.environ, "BODY_FILE": str(SAMPLE)},
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "-s", HERE / "request.lua", url],
+        env={**os.environ, "BODY_FILE": str(body), "CONTENT_TYPE": content_type},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -169,10 +181,6 @@ def load(service: Service, connections: int, seconds: int) -> dict[str, float]:
     figures = json.loads(done.stdout.splitlines()[-1])
     if any(figures.pop("errors").values()) or not figures["requests"]:
         sys.exit(f"requests failed or were not answered, so these figures mean nothing:\n{done.stdout}")
-    process, deadline = service.process(), monotonic() + 60
-    while process.cpu_percent(interval=0.1) > 20:  # the system counts in steps of 10 %
-        if monotonic() > deadline:
-            sys.exit(f"a minute after the load of {connections} connections the service still works on it")
     return figures
 
 
