@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
-        pipeline.start()
+        await pipeline.start()
         # What has been imported stays. A garbage collector that goes through it again halts every request for 70 ms.
         gc.collect()
         gc.freeze()
@@ -97,9 +97,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     @app.get("/services", tags=["Operations"], summary="Which services are ready")
     async def services() -> dict[str, Health]:
-        behind = pipeline.preprocess, pipeline.inference, pipeline.storage
-        answers = await asyncio.gather(*(service.health(HEALTH_SECONDS) for service in behind))
-        return {service.name: answer for service, answer in zip(behind, answers, strict=True)}
+        answers = await asyncio.gather(*(service.health(HEALTH_SECONDS) for service in pipeline.services))
+        return {service.name: answer for service, answer in zip(pipeline.services, answers, strict=True)}
 
     @app.get("/livez", tags=["Operations"], summary="The process is up")
     async def livez() -> dict[str, str]:

@@ -9,11 +9,12 @@ from time import perf_counter
 
 from prometheus_client import Histogram
 
-import rest
+import wires
 from errors import Refused
 from schemas import InferirRequest
+from services import Unavailable
 from settings import Settings
-from sharing import CALLS, Sharing
+from sharing import Sharing
 from telemetry import SECONDS, log_lines, request_id
 
 STORING = 0.25  # the share of the deadline that is kept for storage
@@ -35,21 +36,23 @@ class Pipeline:
     """The services together. Nothing is kept here: a gateway can be killed and replaced at any moment."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.seconds = settings, settings.deadline_seconds
+        self.seconds = settings.deadline_seconds
+        self.preprocess = wires.PREPROCESS[wires.scheme(settings.preprocess_url)](settings.preprocess_url)
+        self.inference = wires.INFERENCE[wires.scheme(settings.inference_url)](settings.inference_url)
+        self.storage = wires.STORAGE[wires.scheme(settings.storage_url)](settings.storage_url)
+        self.services = self.preprocess, self.inference, self.storage
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Make the clients of the services, where an event loop runs. Nothing is connected until it is needed."""
-        settings, session = self.settings, rest.open_session()
-        self._session = session
-        self.preprocess = rest.Preprocess(settings.preprocess_url, session)
-        self.inference = rest.Inference(settings.inference_url, session)
-        self.storage = rest.Storage(settings.storage_url, session)
-        self.predictor = Sharing(self.inference.predict, CALLS * len(self.inference.urls))
+        for service in self.services:
+            await service.open()
+        self.predictor = Sharing(self.inference.predict, self.inference.calls)
         self.recorder = Sharing(self.storage.record)
 
     async def stop(self) -> None:
         await asyncio.gather(self.predictor.drain(), self.recorder.drain())
-        await self._session.close()
+        for service in self.services:
+            await service.close()
 
     async def infer(self, request: InferirRequest | Picture) -> dict:
         """Return the reply to a question. Refused if preprocess or inference refuse it or cannot be used."""
@@ -98,10 +101,10 @@ class Pipeline:
         """Record what can be recorded, and say whether it is. False means that nobody knows: a late commit is one."""
         try:
             with hop("storage", timings):
-                await self.recorder.ask(results, STORING * self.seconds)
+                stored = await self.recorder.ask(results, STORING * self.seconds)
         except Refused as refused:
             return {"stored": False, "storage": refused.sentence}
-        return {"stored": True}
+        return {"stored": stored[0]}
 
 
 def tell(refused: Refused) -> None:
@@ -121,7 +124,7 @@ def hop(service: str, timings: dict[str, float]):
         outcome = "abandoned"
         raise
     except TimeoutError:  # in the queue for a call
-        tell(unavailable := rest.Unavailable(service, "has not answered in time"))
+        tell(unavailable := Unavailable(service, "has not answered in time"))
         raise unavailable from None
     except Refused as refused:
         if refused.status < 500:

@@ -1,22 +1,29 @@
 """The settings of the service, all of them environment variables."""
 
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AnyUrl, Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-URL = TypeAdapter(HttpUrl)
+import wires
+
+URL = TypeAdapter(AnyUrl)
 
 
-def check_urls(value: str) -> str:
-    for url in value.split(","):
-        if URL.validate_python(url.strip()).username:
+def urls(schemes: Iterable[str]) -> AfterValidator:
+    """Check the URLs of one service: its replicas, separated by commas."""
+
+    def check(value: str) -> str:
+        found = [URL.validate_python(url.strip()) for url in value.split(",")]
+        if {url.scheme for url in found} - {*schemes} or not all(url.host for url in found):
+            raise ValueError(f"needed is {' or '.join(f'{scheme}://HOST:PORT' for scheme in schemes)}")
+        if any(url.username for url in found):
             raise ValueError("no user and no password, since GET /services shows it")
-    return value
+        return value
 
-
-Urls = Annotated[str, AfterValidator(check_urls)]  # of one service: its replicas, separated by commas
+    return AfterValidator(check)
 
 
 class Settings(BaseSettings):
@@ -27,9 +34,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     workers: int = Field(1, ge=1)
-    preprocess_url: Urls = "http://127.0.0.1:8001"
-    inference_url: Urls = "http://127.0.0.1:8002"
-    storage_url: Urls = "http://127.0.0.1:8003"
+    preprocess_url: Annotated[str, urls(wires.PREPROCESS)] = "http://127.0.0.1:8001"
+    inference_url: Annotated[str, urls(wires.INFERENCE)] = "http://127.0.0.1:8002"
+    storage_url: Annotated[str, urls(wires.STORAGE)] = "http://127.0.0.1:8003"
     deadline_seconds: float = Field(2, ge=0.1, le=60)  # for all services together
     max_body_bytes: int = Field(1_000_000, ge=1)
     drain_seconds: float = Field(2, ge=0, le=3600)
@@ -41,4 +48,4 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        sys.exit(f"{str(first['loc'][0]).upper()} is {first['input']!r}: {first['msg'].lower()}")
+        sys.exit(f"{str(first['loc'][0]).upper()} is {first['input']!r}: {first['msg'].removeprefix('Value error, ')}")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from itertools import cycle
-from typing import NamedTuple, TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import urlencode
 
 import orjson
@@ -17,12 +17,13 @@ from aiohttp import (
     DummyCookieJar,
     TCPConnector,
 )
-from prometheus_client import Counter
 from stamina.instrumentation import set_on_retry_hooks
 
 from errors import Refused
 from replies import Extraction, Listing, Stored, Summary
 from schemas import InferirReply
+from services import FAILED, Prediction, Unavailable
+from sharing import CALLS
 from telemetry import request_id
 
 Answer = TypeVar("Answer")
@@ -32,7 +33,6 @@ Answer = TypeVar("Answer")
 LOST = ClientConnectionError, ClientPayloadError
 repeat = stamina.AsyncRetryingCaller(attempts=3, timeout=None, wait_initial=0.02, wait_jitter=0.02).on(LOST)
 set_on_retry_hooks([])  # a line in the log for each would be too much
-FAILED = Counter("failed_attempts", "Calls that found nobody or were cut; they are repeated twice", ["service"])
 CONNECT_SECONDS = 0.1  # on one machine or in one network; Windows takes 2 s to refuse a connection
 AVOID_SECONDS = 1  # a replica that has failed is asked after the others
 
@@ -41,28 +41,24 @@ class Unfit(ClientConnectionError):
     """One replica of several that says 503; the others may do."""
 
 
-class Unavailable(Refused):
-    """A service that should have answered did not, or could not."""
-
-    def __init__(self, service: str, why: str):
-        super().__init__(503, f"{service} {why}", Retry_After="1")
-
-
-def open_session() -> ClientSession:
-    """Connections for all services: at most 100 to each address, kept for less time than uvicorn keeps them (5 s)."""
-    timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)  # the rest is the deadline's
-    connector = TCPConnector(limit=0, limit_per_host=100, keepalive_timeout=4)
-    return ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=timeout)
-
-
 class Service:
     """A service at one address, or at several that take turns. One that fails is passed over for a second."""
 
     name = ""
 
-    def __init__(self, urls: str, session: ClientSession):
+    def __init__(self, urls: str):
         self.urls = [url.strip().rstrip("/") for url in urls.split(",")]
-        self._session, self._turn, self._failed = session, 0, dict.fromkeys(self.urls, float("-inf"))
+        self.calls = CALLS * len(self.urls)
+        self._turn, self._failed = 0, dict.fromkeys(self.urls, float("-inf"))
+
+    async def open(self) -> None:
+        """At most 100 connections to each address, kept for less time than uvicorn keeps them (5 s)."""
+        timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)  # the rest is the deadline's
+        connector = TCPConnector(limit=0, limit_per_host=100, keepalive_timeout=4)
+        self._session = ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=timeout)
+
+    async def close(self) -> None:
+        await self._session.close()
 
     async def ask(
         self,
@@ -145,12 +141,6 @@ class Service:
             return "it has given an answer that makes no sense"
 
 
-class Prediction(NamedTuple):
-    digit: int
-    probabilities: list[float]
-    model: dict[str, str]
-
-
 class Preprocess(Service):
     name = "preprocess"
 
@@ -174,8 +164,7 @@ class Inference(Service):
 class Storage(Service):
     name = "storage"
 
-    async def record(self, results: list[dict], seconds: float) -> list[bool]:
-        """Return True for each result when all are safe."""
+    async def record(self, results: list[dict], seconds: float) -> list[Literal[True]]:
         body = orjson.dumps({"results": results})
         await self.ask(Stored.model_validate_json, seconds, "POST", "/results", body)
         return [True] * len(results)
