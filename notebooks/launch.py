@@ -13,9 +13,11 @@ import collections
 import contextlib
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import urllib.error
@@ -40,8 +42,14 @@ if os.name == "nt":  # a venv's python.exe only starts the real one: do that our
 class Service:
     """A running service. `url` is its address; `with` stops it at the end of the block."""
 
+    scheme = "http"
+
     def __init__(self, command: list[str], folder: Path, port: int, env: dict[str, str]):
-        self.url, self.port = f"http://127.0.0.1:{port}", port
+        self.url, self.port = f"{self.scheme}://127.0.0.1:{port}", port
+        self._started_as = command, folder, env
+        self._start(*self._started_as)
+
+    def _start(self, command: list[str], folder: Path, env: dict[str, str]) -> None:
         # A group or session of its own: the interrupt of a cell is meant for the cell, not for the service.
         apart = (
             {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
@@ -49,7 +57,7 @@ class Service:
         self._guard = subprocess.Popen(
             [PYTHON, __file__, *command],
             cwd=folder,
-            env={**os.environ, **VENV, "PORT": str(port), "PYTHONUNBUFFERED": "1", **env},
+            env={**os.environ, **VENV, "PORT": str(self.port), "PYTHONUNBUFFERED": "1", **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -79,13 +87,28 @@ class Service:
         self._reader.join(timeout=5)
         self._guard.stdout.close()
 
+    def kill(self) -> None:
+        """End the service at once: kill -9, which it can do nothing about."""
+        process = self.process()
+        process.kill()
+        process.wait(10)
+
+    def restart(self, wait_for: str = "/readyz", timeout: float = 60) -> None:
+        """Start the service again as it was, at the same port, whatever became of it."""
+        self.stop()
+        self._start(*self._started_as)
+        self.wait(wait_for, timeout)
+
+    def ask(self, path: str) -> None:
+        with urllib.request.urlopen(self.url + path, timeout=5):
+            pass
+
     def wait(self, path: str, timeout: float) -> None:
         """Wait until GET `path` answers 200. RuntimeError with the log's tail if it ends or is late (in seconds)."""
         deadline = time.monotonic() + timeout
         while True:
             try:
-                with urllib.request.urlopen(self.url + path, timeout=5):
-                    return
+                return self.ask(path)
             except urllib.error.HTTPError as error:
                 answer = f"{error.code} {error.read().decode(errors='replace')}"
             except OSError as error:
@@ -106,6 +129,23 @@ class Service:
 
     def __exit__(self, *_):
         self.stop()
+
+
+class Broker(Service):
+    """NATS, the message broker of a step. What it keeps is in the folder `data`, which outlives it."""
+
+    scheme = "nats"
+
+    def __init__(self, folder: Path, data: str | Path, port: int):
+        program = shutil.which("nats-server", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
+        super().__init__(
+            [program, *f"-c broker/nats.conf -a 127.0.0.1 -p {port} -sd".split(), str(data)], folder, port, {}
+        )
+
+    def ask(self, path: str) -> None:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            if not connection.recv(4):
+                raise ConnectionError("it has hung up")
 
 
 def launch(
@@ -134,25 +174,34 @@ def launch(
     return service
 
 
-def launch_pipeline(step: str | Path = "03_pipeline", wait_for: str = "/readyz", **env: str) -> dict[str, Service]:
+def launch_pipeline(
+    step: str | Path = "03_pipeline", wait_for: str = "/readyz", wires: str = "", **env: str
+) -> dict[str, Service]:
     """Run the four services of a step by name, each under a guard of its own, with further settings in `env`.
 
-    To stop, kill or replace one of them leaves the others alone. stop_all() stops what is left. If a setting such as
-    PREPROCESS_URL names several addresses, the service is started at the first.
+    `wires` may name "grpc", for inference, and "nats", for storage. Then there is a fifth, "broker", which keeps its
+    data in BROKER_DIR. To stop, kill or replace one of them leaves the others alone. stop_all() stops what is left. If
+    a setting such as PREPROCESS_URL names several addresses, the service is started at the first.
     """
-    behind = ("preprocess", "inference", "storage")
-    urls = {f"{name.upper()}_URL": f"http://127.0.0.1:{free_port()}" for name in behind} | env
-    ports = {name: urlsplit(urls[f"{name.upper()}_URL"].split(",")[0]).port for name in behind}
+    behind, services = ("preprocess", "inference", "storage"), {}
+    env = {f"{name.upper()}_URL": f"http://127.0.0.1:{free_port()}" for name in behind} | env
+    ports = {name: urlsplit(env[f"{name.upper()}_URL"].split(",")[0]).port for name in behind}
+    if "grpc" in wires:
+        env["GRPC_PORT"] = str(free_port())
+        env["INFERENCE_URL"] = f"grpc://127.0.0.1:{env['GRPC_PORT']}"
+    if "nats" in wires:
+        services["broker"] = Broker(STEPS / step, env["BROKER_DIR"], free_port())
+        env["STORAGE_URL"] = env["NATS_URL"] = services["broker"].url
     with ThreadPoolExecutor() as starts:  # all at once, in any order
         begun = {
             name: starts.submit(launch, Path(step, name), env=env, port=port, wait_for=wait_for)
             for name, port in ports.items()
         }
-        begun["gateway"] = starts.submit(launch, Path(step, "gateway"), env=urls, wait_for="/livez")
+        begun["gateway"] = starts.submit(launch, Path(step, "gateway"), env=env, wait_for="/livez")
     try:
-        return {name: service.result() for name, service in begun.items()}
+        return services | {name: service.result() for name, service in begun.items()}
     except BaseException:
-        stop_all(*(service.result() for service in begun.values() if not service.exception()))
+        stop_all(*services.values(), *(service.result() for service in begun.values() if not service.exception()))
         raise
 
 

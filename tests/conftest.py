@@ -51,7 +51,8 @@ def trained(tmp_path_factory):
     folders: dict[str, Path] = {}
 
     def train(step: str) -> Path:
-        step = {"03_pipeline": "02_fastapi"}.get(step, step)  # its inference service is that, file by file
+        step = step.partition("+")[0]
+        step = {"03_pipeline": "02_fastapi"}.get(step, step)  # its inference service trains with those very files
         if step not in folders:
             folder = tmp_path_factory.mktemp(step) / "model"
             command = [sys.executable, "train.py"]
@@ -66,13 +67,16 @@ def trained(tmp_path_factory):
 
 @contextmanager
 def serve(step: str, wait_for: str = "/readyz", **env: str) -> Iterator[Service]:
-    """Run a step, however many services it has, and give its public door."""
+    """Run a step, however many services it has, and give its public door. After a "+" it names wires."""
+    step, _, wires = step.partition("+")
     if not (STEPS / step / "gateway").exists():
         with launch(step, env=env, wait_for=wait_for) as service:
             yield service
         return
     with tempfile.TemporaryDirectory() as folder:
-        services = launch_pipeline(step, wait_for, **{"DATABASE_URL": database_in(folder), **env})
+        services = launch_pipeline(
+            step, wait_for, wires, **{"DATABASE_URL": database_in(folder), "BROKER_DIR": folder, **env}
+        )
         try:
             yield services["gateway"]
         finally:

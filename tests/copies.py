@@ -6,14 +6,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 FASTAPI, PIPELINE = "steps/02_fastapi", "steps/03_pipeline"
-# Step 02 is the inference service of step 03, and what every service is made of goes to the other three as well.
+# Most of step 03's inference service is step 02, and what every service is made of goes to the other three as well.
 INFERENCE = [
-    *("app.py", "batcher.py", "errors.py", "fast.py", "model.py", "schemas.py", "server.py", "service.py"),
-    *("settings.py", "strokes.py", "telemetry.py", "train.py", "v2.py", "requirements.txt", "requirements-onnx.txt"),
-    *("sample_request.json", "tests/conftest.py", "tests/test_app.py", "tests/test_batcher.py"),
-    *("tests/test_model.py", "tests/test_server.py", "tests/test_train.py"),
+    *("batcher.py", "errors.py", "fast.py", "model.py", "schemas.py", "server.py", "service.py", "strokes.py"),
+    *("telemetry.py", "train.py", "v2.py", "requirements.txt", "sample_request.json", "tests/conftest.py"),
+    *("tests/test_app.py", "tests/test_batcher.py", "tests/test_model.py", "tests/test_server.py"),
+    "tests/test_train.py",
 ]
 CHASSIS = ["errors.py", "fast.py", "server.py", "telemetry.py"]
+# what both ends of a call speak
+PROTOCOL = ["open_inference.proto", "open_inference_pb2.py", "open_inference_pb2_grpc.py"]
 
 # original: its copies. Edit originals only.
 COPIES = {
@@ -23,6 +25,7 @@ COPIES = {
     "steps/01_flask/strokes.py": [f"{FASTAPI}/strokes.py"],
     "steps/01_flask/train.py": [f"{FASTAPI}/train.py"],
     **{f"{FASTAPI}/{name}": [f"{PIPELINE}/inference/{name}"] for name in INFERENCE},
+    **{f"{PIPELINE}/inference/{name}": [f"{PIPELINE}/gateway/{name}"] for name in PROTOCOL},
 }
 COPIES[f"{FASTAPI}/schemas.py"] += [f"{PIPELINE}/gateway/schemas.py"]
 for name in CHASSIS:

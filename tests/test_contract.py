@@ -9,7 +9,7 @@ from conftest import serve
 from contract import CASES, JSON, LIMIT, break_model, features, row_of
 
 # A step joins with a line here: its folder, whose number says which lines of the contract bind it.
-STEPS = ["01_flask", "02_fastapi", "03_pipeline"]
+STEPS = ["01_flask", "02_fastapi", "03_pipeline", "03_pipeline+grpc,nats"]
 
 
 @pytest.fixture(scope="module", params=STEPS)

@@ -13,6 +13,7 @@ from launch import launch
 SERVICES = {
     "02_fastapi": 1_000,
     "03_pipeline": 400,  # its gateway, with the others behind it
+    "03_pipeline+grpc,nats": 400,
     "03_pipeline/preprocess": 150,
     "03_pipeline/storage": 500,
 }

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import JSHandle, Page, expect
 
 from conftest import STEPS, database_in
-from launch import launch, launch_pipeline, stop_all
+from launch import launch_pipeline, stop_all
 
 SAMPLE = STEPS / "03_pipeline" / "sample_drawing.png"
 UNREADABLE = "the body is not a PNG or JPEG that can be read: is the file whole?"  # as preprocess says it
@@ -39,7 +39,6 @@ def services(trained, tmp_path_factory):
         "DATABASE_URL": database_in(tmp_path_factory.mktemp("page")),
     }
     services = launch_pipeline(**env)
-    services["storage"].env = env
     yield services
     stop_all(*services.values())
 
@@ -207,7 +206,7 @@ def test_a_digit_is_drawn_with_the_keyboard(opened):
 
 def test_the_page_says_which_service_is_gone_and_what_still_works(opened, services):
     expect(opened.locator("#service-storage .state")).to_contain_text("ready")
-    services["storage"].process().kill()
+    services["storage"].kill()
     expect(opened.locator("#outage")).to_contain_text("storage", timeout=10_000)
     expect(opened.locator("#outage")).to_contain_text("recognized but not kept")
     expect(opened.locator("#service-storage .state")).to_contain_text("not ready")
@@ -216,10 +215,7 @@ def test_the_page_says_which_service_is_gone_and_what_still_works(opened, servic
     expect(opened.locator("#facts")).to_contain_text("storage cannot be reached")
     expect(opened.locator("#history-fault")).to_contain_text("storage cannot be reached")
 
-    old = services["storage"]
-    old.stop()
-    services["storage"] = launch("03_pipeline/storage", env=old.env, port=old.port)
-    services["storage"].env = old.env
+    services["storage"].restart()
     expect(opened.locator("#outage")).to_be_empty(timeout=10_000)
     draw(opened, DIGITS[0])
     assert_answer(opened, 0)

@@ -37,15 +37,6 @@ class Pipeline:
     def get(self, path: str) -> requests.Response:
         return requests.get(self.door + path, timeout=10)
 
-    def kill(self, name: str) -> None:
-        process = self.services[name].process()
-        process.kill()
-        process.wait(10)
-
-    def revive(self, name: str) -> None:
-        self.services[name].stop()
-        self.services[name] = launch(f"03_pipeline/{name}", env=self.env, port=self.services[name].port)
-
     def pids(self) -> dict[str, int]:
         return {name: service.process().pid for name, service in self.services.items()}
 
@@ -125,7 +116,7 @@ STILL_ANSWERED = {
 def test_a_service_that_is_gone_takes_only_its_own_work_along(pipeline, name, how):
     before = pipeline.pids()
     if how == "killed":
-        pipeline.kill(name)
+        pipeline.services[name].kill()
     else:
         pipeline.services[name].process().suspend()
     try:
@@ -144,7 +135,7 @@ def test_a_service_that_is_gone_takes_only_its_own_work_along(pipeline, name, ho
         assert pipeline.get("/readyz").status_code == (503 if name == "inference" else 200)
     finally:
         if how == "killed":
-            pipeline.revive(name)
+            pipeline.services[name].restart()
         else:
             pipeline.services[name].process().resume()
     wait_until(lambda: pipeline.get("/services").json()[name]["ready"])
@@ -158,10 +149,10 @@ def test_a_storage_killed_under_load_keeps_what_was_promised_once_and_fails_nobo
         for _ in range(3):
             enough = len(replies) + 200
             wait_until(lambda: len(replies) > enough)  # noqa: B023
-            pipeline.kill("storage")
+            pipeline.services["storage"].kill()
             enough = len(replies) + 20
             wait_until(lambda: len(replies) > enough)  # noqa: B023
-            pipeline.revive("storage")
+            pipeline.services["storage"].restart()
     assert {reply.status_code for reply in replies} == {200}
     answers = [reply.json() for reply in replies]
     promised = {answer["id"] for answer in answers if answer["stored"]}

@@ -1,4 +1,4 @@
-"""Measure step 03 against step 02: python tests/benchmarks/pipeline.py
+"""Measure step 03 against step 02, and its wires against each other: python tests/benchmarks/pipeline.py
 
 README.md says what is measured, how and why. The exit status is 1 if a target is missed.
 """
@@ -18,12 +18,21 @@ import requests
 from speed import HERE, describe_machine, find_cores, run_wrk, say
 from variants import PYTHON, SAMPLE, STEPS, Service, free_port
 
+from launch import Broker
+
 CONNECTIONS = [1, 16, 64]
 PIPELINE = STEPS / "03_pipeline"
 ALONE, ROWS, PICTURES = "step 02 alone", "pipeline, a row", "pipeline, a picture"
+# A gateway for each way to reach inference and storage. All of them share the services behind.
+WIRES = {
+    ROWS: (),
+    "a row, gRPC": ("INFERENCE_URL",),
+    "a row, NATS": ("STORAGE_URL",),
+    "a row, gRPC and NATS": ("INFERENCE_URL", "STORAGE_URL"),
+}
 SENT = {  # what is asked, and the media type
     ALONE: (SAMPLE, "application/json"),
-    ROWS: (SAMPLE, "application/json"),
+    **dict.fromkeys(WIRES, (SAMPLE, "application/json")),
     PICTURES: (PIPELINE / "sample_drawing.png", "image/png"),
 }
 HOPS = ["preprocess", "inference", "storage"]
@@ -33,13 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (5)")
     parser.add_argument("--seconds", type=int, default=4, help="how long a measurement takes (4)")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the gateway (1)")
     options = parser.parse_args()
     cores = find_cores()
     os.sched_setaffinity(0, cores)  # ours, and so that of wrk and of every service: all share two cores
     measured = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        services = start_all(stack, Path(folder), options.workers)
+        services = start_all(stack, Path(folder))
         for number, connections in product(range(options.rounds), CONNECTIONS):
             for variant in SENT if number % 2 else reversed(SENT):
                 load(services, variant, connections, 1)
@@ -47,27 +55,33 @@ def main() -> None:
                 measured.append({"variant": variant, "connections": connections, **figures})
                 say(f"round {number + 1}, {connections:2} at a time, {variant}: {figures['rate']:,.0f} requests/s")
     text, reached = report(measured)
-    setting = f"{describe_machine()} Rounds: {options.rounds}; seconds: {options.seconds}; gateways: {options.workers}."
+    setting = f"{describe_machine()} Rounds: {options.rounds}; seconds: {options.seconds}."
     text = f"# Speed of step 03\n\n{setting}\n\n{text}"
     (HERE / "pipeline.md").write_text(text)
     print(text, end="")
     sys.exit(not reached)
 
 
-def start_all(stack: ExitStack, folder: Path, workers: int) -> dict[str, Service]:
-    """Start step 02 and the four services of step 03. What they log is written, but not read."""
+def start_all(stack: ExitStack, folder: Path) -> dict[str, Service]:
+    """Start step 02 and step 03, with a gateway for each of WIRES. What they log is written, but not read."""
     subprocess.run(
         [PYTHON, "train.py"], cwd=STEPS / "02_fastapi", env={**os.environ, "MODEL_DIR": str(folder)}, check=True
     )
-    ports = {name: free_port() for name in ("alone", "gateway", *HOPS)}
+    broker = Broker(PIPELINE, folder, free_port())
+    stack.callback(broker.stop)
+    broker.wait("", timeout=20)
+    ports = {name: free_port() for name in ("alone", *HOPS, *WIRES)}
+    rpc_port = free_port()
     env = {"MODEL_DIR": str(folder), "DATABASE_URL": f"sqlite:///{folder.as_posix()}/results.db"}
     env |= {f"{name.upper()}_URL": f"http://127.0.0.1:{ports[name]}" for name in HOPS}
-    services = {}
+    other = {"INFERENCE_URL": f"grpc://127.0.0.1:{rpc_port}", "STORAGE_URL": broker.url}
+    own = {"inference": {"GRPC_PORT": str(rpc_port)}, "storage": {"NATS_URL": broker.url}}
+    own |= {name: {setting: other[setting] for setting in wires} for name, wires in WIRES.items()}
+    services = {"broker": broker}
     for name, port in ports.items():
-        place = STEPS / "02_fastapi" if name == "alone" else PIPELINE / name
+        place = STEPS / "02_fastapi" if name == "alone" else PIPELINE / ("gateway" if name in WIRES else name)
         command = ["sh", "-c", 'exec "$@" > /dev/null 2>&1', "sh", PYTHON, "app.py"]
-        own = {"WORKERS": str(workers)} if name == "gateway" else {}
-        services[name] = Service(command, place, port, env | own)
+        services[name] = Service(command, place, port, env | own.get(name, {}))
         stack.callback(services[name].stop)
     for service in services.values():
         service.wait("/readyz", timeout=60)
@@ -77,10 +91,11 @@ def start_all(stack: ExitStack, folder: Path, workers: int) -> dict[str, Service
 def load(services: dict[str, Service], variant: str, connections: int, seconds: int) -> dict:
     """Let wrk ask; return its figures, the CPU time of each process and the gateway's waits, all per request."""
     body, kind = SENT[variant]
-    asked = services["alone" if variant == ALONE else "gateway"]
+    asked = services[{ALONE: "alone", PICTURES: ROWS}.get(variant, variant)]
     cpu, waits = cpu_seconds(services), waited(asked)
     figures = run_wrk(asked.url, connections, seconds, body, kind)
     spent = {name: 1e6 * (after - cpu[name]) / figures["requests"] for name, after in cpu_seconds(services).items()}
+    spent["gateway"] = sum(spent[name] for name in WIRES)
     more = {name: after - waits.get(name, 0) for name, after in waited(asked).items()}
     ms = {hop: 1000 * more.get(hop, 0) / figures["requests"] for hop in [*HOPS, "total"]}
     return {**figures, "cpu_us": spent, "wait_ms": ms}
@@ -129,7 +144,7 @@ def report(measured: list[dict]) -> tuple[str, bool]:
         span = f"{median(share):.0%} ({min(share):.0%}–{max(share):.0%})"
         lines.append(f"| {connections} | {variant} | {rate:,.0f} | {span} | {p50:.1f} | {p99:.1f} |")
 
-    places = ["gateway", *HOPS, "alone", "client"]
+    places = ["gateway", *HOPS, "broker", "alone", "client"]
     lines += ["", "CPU time for a request, in microseconds:", ""]
     lines += [f"| connections | what | {' | '.join(places)} |", "| ---: | --- |" + " ---: |" * len(places)]
     for connections, variant in product(CONNECTIONS, SENT):
@@ -138,7 +153,7 @@ def report(measured: list[dict]) -> tuple[str, bool]:
 
     lines += ["", "What a request waits for, in milliseconds, as the gateway measures it:", ""]
     lines += [f"| connections | what | {' | '.join(HOPS)} | the rest |", "| ---: | --- |" + " ---: |" * 4]
-    for connections, variant in product(CONNECTIONS, (ROWS, PICTURES)):
+    for connections, variant in product(CONNECTIONS, (*WIRES, PICTURES)):
         waits = [median(series(variant, connections, "wait_ms", hop)) for hop in [*HOPS, "total"]]
         waits[-1] -= sum(waits[:-1])
         lines.append(f"| {connections} | {variant} | {' | '.join(f'{each:.2f}' for each in waits)} |")

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 import server
 import telemetry
-from door import BODIES, DoorRoute
+from door import MANUAL, DoorRoute
 from errors import HANDLERS, Refused
 from fast import Shortcut
 from pipeline import Pipeline
@@ -75,11 +75,11 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         response_model=PipelineReply,
         responses=error_replies(400, 413, 415, 422, 503),
         max_body_size=settings.max_body_bytes,
-        openapi_extra=BODIES,
+        openapi_extra=MANUAL,
     )
     async def inferir(request: Annotated[InferirRequest, Body(openapi_examples=EXAMPLES)]):
         """Recognize the digit in a picture, in a row of features, or in each row of a batch."""
-        return await pipeline.infer(request)
+        return await pipeline.infer(request)  # a Question, which DoorRoute has made
 
     app.routes.extend(fast.routes)  # include_router would wrap them in what they avoid
 

@@ -20,7 +20,7 @@ from aiohttp import (
 from stamina.instrumentation import set_on_retry_hooks
 
 from errors import Refused
-from replies import Extraction, Listing, Stored, Summary
+from replies import Claimed, Extraction, Listing, Stored, Summary
 from schemas import InferirReply
 from services import FAILED, Prediction, Unavailable
 from sharing import CALLS
@@ -163,6 +163,10 @@ class Inference(Service):
 
 class Storage(Service):
     name = "storage"
+
+    async def claim(self, key: str, request: str, seconds: float) -> None:
+        body = orjson.dumps({"key": key, "request": request})
+        await self.ask(Claimed.model_validate_json, seconds, "POST", "/claims", body)
 
     async def record(self, results: list[dict], seconds: float) -> list[Literal[True]]:
         body = orjson.dumps({"results": results})

@@ -5,7 +5,9 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from time import perf_counter
+from typing import NamedTuple
 
 from prometheus_client import Histogram
 
@@ -17,7 +19,7 @@ from settings import Settings
 from sharing import Sharing
 from telemetry import SECONDS, log_lines, request_id
 
-STORING = 0.25  # the share of the deadline that is kept for storage
+STORING = 0.25  # the share of the deadline that is kept for storage; a claim takes as much, at most, of the rest
 
 HOPS = Histogram(
     "hop_seconds", "How long a service took, as the gateway sees it", ["service", "outcome"], buckets=SECONDS
@@ -30,6 +32,28 @@ class Picture:
 
     content: bytes
     type: str
+
+
+class Claim(NamedTuple):
+    """A client's key and the one request that it is for; both as SHA-256, in hex."""
+
+    key: str
+    request: str
+
+    @classmethod
+    def make(cls, key: bytes, kind: str, body: bytes) -> "Claim":
+        return cls(sha256(key).hexdigest(), sha256(kind.encode() + b"\0" + body).hexdigest())
+
+    def id(self) -> str:
+        """The result's id, the same whenever the request comes again: so storage keeps it once."""
+        return sha256((self.key + self.request).encode()).hexdigest()[:32]
+
+
+class Question(NamedTuple):
+    """What comes through the door."""
+
+    asked: InferirRequest | Picture
+    claim: Claim | None = None
 
 
 class Pipeline:
@@ -54,10 +78,12 @@ class Pipeline:
         for service in self.services:
             await service.close()
 
-    async def infer(self, request: InferirRequest | Picture) -> dict:
+    async def infer(self, question: Question) -> dict:
         """Return the reply to a question. Refused if preprocess or inference refuse it or cannot be used."""
         time, begin, timings, extracted = datetime.now(UTC), perf_counter(), {}, {}
         predict_by = begin + (1 - STORING) * self.seconds
+        request, claim = question
+        unclaimed = claim and await self._claim(claim, timings)
         if isinstance(request, Picture):
             with hop("preprocess", timings):
                 made = await self.preprocess.extract(request.content, request.type, predict_by - perf_counter())
@@ -70,7 +96,7 @@ class Pipeline:
             answers = await self.predictor.ask(rows, predict_by - perf_counter())
 
         # The time comes first, as in a UUID of version 7: storage writes new ids side by side.
-        own_id = f"{int(1000 * time.timestamp()):012x}{os.urandom(10).hex()}"
+        own_id = claim.id() if claim else f"{int(1000 * time.timestamp()):012x}{os.urandom(10).hex()}"
         results = [
             {
                 "id": f"{own_id}.{number}" if several else own_id,
@@ -85,7 +111,7 @@ class Pipeline:
             }
             for number, (row, answer) in enumerate(zip(rows, answers, strict=True))
         ]
-        stored = await self._record(results, timings)
+        stored = unclaimed or await self._record(results, timings)
         timings["total"] = round(1000 * (perf_counter() - begin), 3)
         return {
             "prediction": [answer.digit for answer in answers],
@@ -96,6 +122,19 @@ class Pipeline:
             **stored,
             "timings_ms": timings,
         }
+
+    async def _claim(self, claim: Claim, timings: dict) -> dict | None:
+        """Have the key kept for the request. Refused with 422 if it is another's.
+
+        If nobody can tell, nothing must be recorded: return what the reply then says of that.
+        """
+        try:
+            with hop("storage", timings):
+                await self.storage.claim(claim.key, claim.request, STORING * self.seconds)
+        except Refused as refused:
+            if refused.status == 422:
+                raise
+            return {"stored": False, "storage": refused.sentence}
 
     async def _record(self, results: list[dict], timings: dict) -> dict:
         """Record what can be recorded, and say whether it is. False means that nobody knows: a late commit is one."""
@@ -134,5 +173,5 @@ def hop(service: str, timings: dict[str, float]):
         raise
     finally:
         took = perf_counter() - begin
-        timings[service] = round(1000 * took, 3)
+        timings[service] = round(timings.get(service, 0) + 1000 * took, 3)  # storage may be asked twice
         HOPS.labels(service, outcome).observe(took)

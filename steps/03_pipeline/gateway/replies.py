@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -28,14 +28,23 @@ class Stored(BaseModel):
     stored: int
 
 
+class Claimed(BaseModel):
+    """The answer of storage to a claim."""
+
+    claimed: Literal[True]
+
+
 class PipelineReply(InferirReply):
     """The answer of inference, and what the other services had to do with it."""
 
     features: Row | None = Field(None, description="what preprocess made of a picture")
     preprocess: str | None = Field(None, description="the version of preprocess that did", examples=["v2"])
     id: str = Field(description="the result's name in storage; those of a batch end with .0, .1 and so on")
-    stored: bool = Field(description="whether storage has confirmed the result")
-    storage: str | None = Field(None, description="why it has not")
+    stored: bool | Literal["queued"] = Field(
+        description='true: storage has the result on disk; "queued": the message broker has, until storage has; '
+        "false: neither has confirmed it"
+    )
+    storage: str | None = Field(None, description="why it is not stored")
     timings_ms: Timings = Field(description="what each service took, as the gateway saw it; `total` with its own part")
 
 

@@ -50,6 +50,9 @@ class Inference(Service, Protocol):
 
 
 class Storage(Service, Protocol):
+    async def claim(self, key: str, request: str, seconds: float) -> None:
+        """Keep a key for a request, both SHA-256 in hex, for a day. Refused with 422 if it is another request's."""
+
     async def record(self, results: list[dict], seconds: float) -> list[Literal[True, "queued"]]:
         """Return for each result what is certain: True if it is stored, "queued" if a broker keeps it until it is."""
 

@@ -1,7 +1,7 @@
 """The settings of the service, all of them environment variables."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, AnyUrl, Field, TypeAdapter, ValidationError
@@ -12,15 +12,21 @@ import wires
 URL = TypeAdapter(AnyUrl)
 
 
-def urls(schemes: Iterable[str]) -> AfterValidator:
+def urls(schemes: Mapping[str, type]) -> AfterValidator:
     """Check the URLs of one service: its replicas, separated by commas."""
 
     def check(value: str) -> str:
-        found = [URL.validate_python(url.strip()) for url in value.split(",")]
-        if {url.scheme for url in found} - {*schemes} or not all(url.host for url in found):
+        try:
+            found = [URL.validate_python(url.strip()) for url in value.split(",")]
+        except ValidationError:
+            found = []
+        if not found or {url.scheme for url in found} - {*schemes} or not all(url.host for url in found):
             raise ValueError(f"needed is {' or '.join(f'{scheme}://HOST:PORT' for scheme in schemes)}")
-        if any(url.username for url in found):
+        if any((url.username or url.password) and url.scheme != "nats" for url in found):
             raise ValueError("no user and no password, since GET /services shows it")
+        if len({schemes[url.scheme] for url in found}) > 1:
+            raise ValueError("all URLs of a service must have the same wire")
+        schemes[found[0].scheme](value)  # a wire may ask for more, by a ValueError
         return value
 
     return AfterValidator(check)
@@ -29,7 +35,7 @@ def urls(schemes: Iterable[str]) -> AfterValidator:
 class Settings(BaseSettings):
     """HOST, PORT, INFERENCE_URL and so on; README.md says what each is for."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
@@ -48,4 +54,5 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        sys.exit(f"{str(first['loc'][0]).upper()} is {first['input']!r}: {first['msg'].removeprefix('Value error, ')}")
+        shown = "" if "@" in str(first["input"]) else f" is {first['input']!r}"  # a password is not for the screen
+        sys.exit(f"{str(first['loc'][0]).upper()}{shown}: {first['msg'].removeprefix('Value error, ')}")

@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp
 
+import over_grpc
 import server
 import telemetry
 import v2
@@ -32,7 +33,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         # What has been imported stays. A garbage collector that goes through it again halts every request for 70 ms.
         gc.collect()
         gc.freeze()
-        yield {"leaving": False}
+        async with over_grpc.door(service):
+            yield {"leaving": False}
         await service.stop()
         telemetry.log_lines.flush()
 

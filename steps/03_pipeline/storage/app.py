@@ -1,8 +1,6 @@
 """Keep what the pipeline has answered: POST /results stores results, GET /results lists them, newest first."""
 
-import contextlib
 import gc
-from collections import Counter
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -13,14 +11,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.routing import Match
 from starlette.types import ASGIApp
 
+import schemas
 import server
 import telemetry
-from database import Database
 from errors import HANDLERS, Refused, answer_http_error
 from fast import FastRoute, Shortcut
-from schemas import DIGITS, Id, ListReply, Result, StoreReply, StoreRequest, SummaryReply, error_replies
+from over_nats import Consumer
+from schemas import error_replies
+from service import Service
 from settings import Settings, read_settings
-from writer import Writer
 
 
 def answer_other_method(request: Request, error: HTTPException) -> Response:
@@ -33,21 +32,21 @@ def answer_other_method(request: Request, error: HTTPException) -> Response:
 def create_app(settings: Settings | None = None) -> ASGIApp:
     """Build the service by `settings`, or by those in the environment."""
     settings = settings or read_settings()
-    database = Database(settings.database_url)
-    writer: Writer
+    service = Service(settings)
+    consumer = Consumer(settings, service) if settings.nats_url else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
-        nonlocal writer
-        writer = Writer(database.insert, settings.max_write_queue)
-        with contextlib.suppress(Refused):  # one that cannot be used yet does not stop the service
-            await writer.write([])
+        await service.start()
+        if consumer:
+            consumer.start()
         # What has been imported stays. A garbage collector that goes through it again halts every request.
         gc.collect()
         gc.freeze()
         yield {"leaving": False}
-        await writer.drain()
-        database.close()
+        if consumer:
+            await consumer.stop()
+        await service.stop()
         telemetry.log_lines.flush()
 
     # FastAPI, with the assets of /docs from this machine instead of from the internet
@@ -63,46 +62,56 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         "/results",
         tags=["Results"],
         summary="Store results",
-        response_model=StoreReply,
+        response_model=schemas.StoreReply,
         responses=error_replies(400, 413, 415, 422, 503),
         max_body_size=settings.max_write_bytes,
     )
-    async def store(request: StoreRequest):
+    async def store(request: schemas.StoreRequest):
         """Store each result whose id is new. When this answers, all of them are on disk."""
-        await writer.write([result.to_row() for result in request.results])
+        await service.store(request.results)
         return {"stored": len(request.results)}
+
+    @fast.post(
+        "/claims",
+        tags=["Results"],
+        summary="Claim a key",
+        response_model=schemas.ClaimReply,
+        responses=schemas.claim_error_replies(400, 413, 415, 422, 503),
+        max_body_size=settings.max_write_bytes,
+    )
+    async def claim(request: schemas.ClaimRequest):
+        """Give an Idempotency-Key to a request, for a day. The same request gets it again, another one 422."""
+        await service.claim(request)
+        return {"claimed": True}
 
     app.routes.extend(fast.routes)  # include_router would wrap them in what they avoid
 
     @app.get("/results", tags=["Results"], summary="List results, newest first", responses=error_replies(422, 503))
-    def newest(
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-        before: Annotated[Id | None, Query(description="`next` of the page before")] = None,
-        digit: Annotated[int | None, Query(ge=0, lt=DIGITS)] = None,
-    ) -> ListReply:
+    def newest(request: Annotated[schemas.ListRequest, Query()]) -> schemas.ListReply:
         """List a page of results, of one predicted digit or of all."""
-        rows, next_before = database.newest(limit, before, digit)
-        return ListReply(results=[Result.from_row(row) for row in rows], next=next_before)
+        return service.newest(request)
 
     @app.get("/results/summary", tags=["Results"], summary="Count results", responses=error_replies(503))
-    def summary() -> SummaryReply:
+    def count() -> schemas.SummaryReply:
         """Count all results, by predicted digit and by model version."""
-        by_digit, by_model_version = Counter({str(digit): 0 for digit in range(DIGITS)}), Counter()
-        for digit, version, count in database.count():
-            by_digit[str(digit)] += count
-            by_model_version[version] += count
-        return SummaryReply(total=by_digit.total(), by_digit=by_digit, by_model_version=by_model_version)
+        return service.count()
+
+    @app.get("/dead-letters", tags=["Operations"], summary="List dead letters", responses=error_replies(422, 503))
+    def dead_letters(page: Annotated[schemas.Page, Query()]) -> schemas.DeadLettersReply:
+        """List a page of what came through the broker and cannot be stored, newest first."""
+        return service.dead_letters(page)
 
     @app.get("/livez", tags=["Operations"], summary="The process is up")
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get("/readyz", tags=["Operations"], summary="The process can do its work", responses=error_replies(503))
-    async def readyz(request: Request) -> dict[str, str]:
+    async def readyz(request: Request) -> schemas.ReadyReply:
         if request.state.leaving:  # server.py sets it
             raise Refused(503, "the service is shutting down")
-        await writer.write([])
-        return {"status": "ready"}
+        if consumer:
+            consumer.require_broker()
+        return await service.ready()
 
     @app.get("/metrics", tags=["Operations"], summary="Counts and durations", response_class=PlainTextResponse)
     def metrics():

@@ -1,7 +1,8 @@
-"""Results on disk, in SQLite or PostgreSQL."""
+"""Results on disk, in SQLite or PostgreSQL, with dead letters and claims beside them."""
 
 import logging
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 
 import orjson
@@ -11,15 +12,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, TimeoutError
 
 from errors import Refused
-from table import RESULTS, TRIAL, create_table
+from table import CLAIMS, DEAD_LETTERS, RESULTS, TRIAL, create_tables
 from telemetry import SECONDS
 
 PATIENCE = 2  # seconds for a lock of SQLite, for a connection to PostgreSQL, for one from the pool
 TRUST = 1  # seconds; what could be written so long ago could be written now
+CLAIMED = timedelta(days=1)  # so long a claim is kept
 
 STORED = Counter("stored_results", "Results stored; those that were there already do not count")
 COMMIT = Histogram("commit_seconds", "How long it took to have the results of a commit on disk", buckets=SECONDS)
 COMMIT_RESULTS = Histogram("commit_results", "Results in a commit", buckets=[1, 2, 4, 8, 16, 32, 64, 256, 1024])
+BURIED = Counter("dead_letters", "What came through the broker and was no result")
+
+
+class AlreadyClaimed(Exception):
+    """A claim's key is another request's."""
 
 
 class Database:
@@ -31,10 +38,14 @@ class Database:
     def __init__(self, url: str):
         # However many read, there is a connection to write with.
         self._readers, self._writer = create_pool(url), create_pool(url, pool_size=1, max_overflow=0)
-        self._insert = {"sqlite": sqlite, "postgresql": postgresql}[self._writer.name].insert(RESULTS)
-        self._insert = self._insert.on_conflict_do_nothing(index_elements=["id"])
-        self._insert = self._insert.execution_options(preserve_rowcount=True)
-        self._has_table, self._problem, self._trusted_until = False, None, 0.0
+        self._insert, self._bury, self._claim = map(self._insert_new, (RESULTS, DEAD_LETTERS, CLAIMS))
+        self._has_tables, self._problem, self._trusted_until = False, None, 0.0
+
+    def _insert_new(self, table: sa.Table) -> sa.Insert:
+        """The SQL that inserts rows, but those whose key is there already."""
+        statement = {"sqlite": sqlite, "postgresql": postgresql}[self._writer.name].insert(table)
+        statement = statement.on_conflict_do_nothing(index_elements=list(table.primary_key))
+        return statement.execution_options(preserve_rowcount=True)
 
     def insert(self, rows: list[dict]) -> None:
         """Commit rows, but those whose id is there already. With no rows, find out whether it could."""
@@ -65,16 +76,25 @@ class Database:
 
         The page begins after the row with the id `before`. Refused with 422 if there is no such row.
         """
+        query = sa.select(RESULTS) if digit is None else sa.select(RESULTS).where(RESULTS.c.prediction == digit)
+        return self._page(query, RESULTS, "result", limit, before)
+
+    def dead_letters(self, limit: int, before: str | None = None, shown: int = 1000) -> tuple[list[dict], str | None]:
+        """The same of dead letters, with the `size` of each body, but no more than `shown` bytes of it."""
+        *columns, body = DEAD_LETTERS.c
+        start = sa.func.substr(body, 1, shown, type_=body.type).label("body")
+        query = sa.select(*columns, sa.func.length(body).label("size"), start)
+        return self._page(query, DEAD_LETTERS, "dead letter", limit, before)
+
+    def _page(self, query: sa.Select, table: sa.Table, name: str, limit: int, before: str | None):
         # Rows may have the same time. With the id, each has its place, which no later row changes.
-        place = sa.tuple_(RESULTS.c.time, RESULTS.c.id)
-        query = sa.select(RESULTS).order_by(RESULTS.c.time.desc(), RESULTS.c.id.desc()).limit(limit + 1)
-        if digit is not None:
-            query = query.where(RESULTS.c.prediction == digit)
+        place = sa.tuple_(table.c.time, table.c.id)
+        query = query.order_by(table.c.time.desc(), table.c.id.desc()).limit(limit + 1)
         with self._connection(self._readers) as connection:
             if before is not None:
-                last = connection.execute(sa.select(RESULTS.c.time).where(RESULTS.c.id == before)).first()
+                last = connection.execute(sa.select(table.c.time).where(table.c.id == before)).first()
                 if not last:
-                    raise Refused(422, f"before: there is no result with the id {before}")
+                    raise Refused(422, f"before: there is no {name} with the id {before}")
                 query = query.where(place < sa.tuple_(last.time, before))
             rows = [row._asdict() for row in connection.execute(query)]
         return rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else None
@@ -85,6 +105,31 @@ class Database:
         with self._connection(self._readers) as connection:
             return [tuple(row) for row in connection.execute(sa.select(*pair, sa.func.count()).group_by(*pair))]
 
+    def bury(self, letters: list[dict]) -> None:
+        """Commit dead letters, but those whose id is there already."""
+        letters = sorted(letters, key=lambda letter: letter["id"])  # as above
+        with self._connection(self._writer) as connection:
+            buried = connection.execute(self._bury, letters).rowcount
+            connection.commit()
+        BURIED.inc(buried)
+
+    def claim(self, claims: list[dict]) -> None:
+        """Commit claims: in each, a `key` that is from now on that of a `request`. They are kept for a day.
+
+        Raises AlreadyClaimed, and commits none, if one of the keys is another request's.
+        """
+        now = datetime.now(UTC)
+        claims = sorted(({**claim, "time": now} for claim in claims), key=lambda claim: claim["key"])
+        keys = [claim["key"] for claim in claims]
+        with self._connection(self._writer) as connection:
+            connection.execute(CLAIMS.delete().where(CLAIMS.c.time < now - CLAIMED))
+            connection.execute(self._claim, claims)
+            query = sa.select(CLAIMS.c.key, CLAIMS.c.request).where(CLAIMS.c.key.in_(keys))
+            owners = {row.key: row.request for row in connection.execute(query)}
+            if any(owners[claim["key"]] != claim["request"] for claim in claims):
+                raise AlreadyClaimed
+            connection.commit()
+
     def close(self) -> None:
         self._readers.dispose()
         self._writer.dispose()
@@ -93,16 +138,16 @@ class Database:
     def _connection(self, pool: sa.Engine):
         try:
             with pool.connect() as connection:
-                if not self._has_table:
-                    create_table(connection)
-                    self._has_table = True
+                if not self._has_tables:
+                    create_tables(connection)
+                    self._has_tables = True
                 yield connection
         except DataError:
             raise  # the fault of a row
         except TimeoutError as error:  # the pool's own, which says nothing of the database
             raise Refused(503, "all connections to the database are busy: try again later", Retry_After="1") from error
         except DBAPIError as error:
-            self._has_table, self._trusted_until = False, 0.0  # it may be another database that comes back
+            self._has_tables, self._trusted_until = False, 0.0  # it may be another database that comes back
             self.close()  # what is open; the next call opens it anew
             raise self._refused(error.orig) from error
         if self._problem:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, ValidationError
 
@@ -10,6 +10,7 @@ from errors import Refused, documented
 
 FEATURES, DIGITS = 64, 10
 MAX_RESULTS, MAX_TIMINGS = 1024, 16  # in one request, in one result
+SHOWN_BYTES = 1000  # of a dead letter, in a list
 
 
 def iso(time):
@@ -40,6 +41,7 @@ def few(timings):
 
 # PostgreSQL cannot store the character 0. A log shows none of the control characters as what they are.
 Text = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Time = Annotated[AwareDatetime, BeforeValidator(iso), AfterValidator(in_utc)]
 Digit = Annotated[int, Field(strict=True, ge=0, lt=DIGITS), BeforeValidator(whole)]
@@ -78,26 +80,41 @@ class Result(BaseModel):
         return {**row, "model_version": model.version, "model_format": model.format}
 
     @classmethod
-    def from_row(cls, row: dict) -> "Result":
+    def from_row(cls, row: dict) -> Self:
         return cls(**row, model=Model(version=row["model_version"], format=row["model_format"]))
 
 
-class StoreRequest(BaseModel):
+class Body(BaseModel):
+    """What comes as JSON."""
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read it. Refused with 400, 413 or 422 if it is no such thing."""
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            raise explain(error.errors(include_url=False)[0], next(iter(cls.model_fields))) from error
+
+
+class StoreRequest(Body):
     """1 to 1,024 results."""
 
     results: list[Result] = Field(min_length=1, max_length=MAX_RESULTS, fail_fast=True)
 
-    @classmethod
-    def parse(cls, body: bytes) -> "StoreRequest":
-        """Read the body of a request. Refused with 400, 413 or 422 if it is no such thing."""
-        try:
-            return cls.model_validate_json(body)
-        except ValidationError as error:
-            raise explain(error.errors(include_url=False)[0]) from error
-
 
 class StoreReply(BaseModel):
     stored: int = Field(description="how many results are on disk now, those that were before included", examples=[1])
+
+
+class Page(Body):
+    """Which part of a list is asked for."""
+
+    limit: int = Field(20, ge=1, le=100)
+    before: Id | None = Field(None, description="`next` of the page before")
+
+
+class ListRequest(Page):
+    digit: int | None = Field(None, ge=0, lt=DIGITS)
 
 
 class ListReply(BaseModel):
@@ -111,6 +128,44 @@ class SummaryReply(BaseModel):
     by_model_version: dict[str, int] = Field(examples=[{"b5e7a46e61b8": 3}])
 
 
+class ClaimRequest(Body):
+    """An Idempotency-Key and the request that it came with, as SHA-256 digests."""
+
+    key: Digest
+    request: Digest
+
+
+class ClaimReply(BaseModel):
+    claimed: bool = Field(description="the key is this request's for a day from when it was first claimed")
+
+
+class DeadLetter(BaseModel):
+    """What came through the broker and cannot be stored."""
+
+    id: Id = Field(examples=["17-20260504T120000250000.0"])
+    time: datetime = Field(description="when the broker got it")
+    subject: str = Field(examples=["results"])
+    request_id: str = Field(description="X-Request-ID of the message; several are joined by commas")
+    reason: str = Field(examples=["results[0].features must have 64 numbers"])
+    size: int = Field(description="of the body, in bytes; the table has all of them")
+    body: str = Field(description=f"as text, its first {SHOWN_BYTES:,} bytes")
+
+    @classmethod
+    def from_row(cls, row: dict) -> Self:
+        body = row["body"] or b""  # to SQLite, the start of an empty body is NULL
+        return cls(**{**row, "body": body.decode(errors="replace")})
+
+
+class DeadLettersReply(BaseModel):
+    dead_letters: list[DeadLetter]
+    next: str | None = Field(description="`before` of the next page, or null after the last")
+
+
+class ReadyReply(BaseModel):
+    status: str = "ready"
+
+
+KEY_TAKEN = "this Idempotency-Key was used for another request"
 SENTENCES = {
     400: "the body is not JSON",
     413: f"a request has at most {MAX_RESULTS:,} results: send several requests",
@@ -119,10 +174,14 @@ SENTENCES = {
     503: "the database cannot be used (database or disk is full): try again later",
 }
 error_replies = partial(documented, SENTENCES)
+claim_error_replies = partial(documented, {**SENTENCES, 422: KEY_TAKEN})
 
 
-def explain(error: dict) -> Refused:
-    """Make a sentence of the first thing that Pydantic has found: which place, and what it should be."""
+def explain(error: dict, key: str) -> Refused:
+    """Make a sentence of the first thing that Pydantic has found: which place, and what it should be.
+
+    The body should have been an object with `key`.
+    """
     kind, place, limits = error["type"], error["loc"], error.get("ctx", {})
     if kind == "json_invalid" and "out of range" in error["msg"]:  # a whole number of thousands of digits
         return Refused(422, "a number in the body has too many digits")
@@ -131,7 +190,7 @@ def explain(error: dict) -> Refused:
     if kind == "too_long" and place == ("results",):
         return Refused(413, SENTENCES[413])
     if not place:
-        return Refused(422, 'the body must be a JSON object with a key "results"')
+        return Refused(422, f'the body must be a JSON object with a key "{key}"')
     place = [part for part in place if part != "[key]"]  # the name of a timing, not the timing
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:80]
     if kind == "missing":

@@ -8,16 +8,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from broker import read_urls
+
 
 class Settings(BaseSettings):
     """HOST, PORT, WORKERS and so on; README.md says what each is for."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
     port: int = Field(8003, ge=0, le=65_535)
     workers: int = Field(1, ge=1)
     database_url: str = f"sqlite:///{Path(__file__).parent.as_posix()}/results.db"
+    nats_url: str = ""  # of a broker, or of several with commas between them; results come over REST alone if not
+    max_queue_bytes: int = Field(500_000_000, ge=1)  # of messages that wait in the broker
     max_write_bytes: int = Field(4_000_000, ge=1)  # in a request
     max_write_queue: int = Field(4096, ge=1)  # results that wait for a commit
     drain_seconds: float = Field(2, ge=0, le=3600)
@@ -35,6 +39,17 @@ class Settings(BaseSettings):
             raise ValueError("sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE is needed")
         return url
 
+    @field_validator("nats_url")
+    @classmethod
+    def names_a_broker(cls, urls: str) -> str:
+        try:
+            if urls:
+                read_urls(urls)
+        except ValueError:
+            wanted = "nats://HOST:PORT or nats://USER:PASSWORD@HOST:PORT is needed, with %23 for a # in these"
+            raise ValueError(wanted) from None
+        return urls
+
 
 def read_settings() -> Settings:
     """Read the environment, or end the program with a sentence that names the setting."""
@@ -43,5 +58,5 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        shown = "" if name == "database_url" else f" is {first['input']!r}"  # a password is not for the screen
+        shown = "" if name.endswith("_url") else f" is {first['input']!r}"  # a password is not for the screen
         sys.exit(f"{name.upper()}{shown}: {first['msg'].removeprefix('Value error, ').lower()}")

@@ -1,4 +1,4 @@
-"""The table of results."""
+"""The tables: results, dead letters, claims."""
 
 from datetime import UTC, datetime
 
@@ -18,9 +18,11 @@ class Time(sa.TypeDecorator):
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+TABLES = sa.MetaData()
+
 RESULTS = sa.Table(
     "results",
-    sa.MetaData(),
+    TABLES,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("request_id", sa.String(128), nullable=False),
     sa.Column("time", Time, nullable=False),
@@ -35,6 +37,27 @@ RESULTS = sa.Table(
     sa.Index("results_by_digit", "prediction", "time", "id"),
     sa.Index("results_by_model", "prediction", "model_version"),
 )
+# What came through the broker and cannot be stored, for a person to look at
+DEAD_LETTERS = sa.Table(
+    "dead_letters",
+    TABLES,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("time", Time, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("dead_letters_by_time", "time", "id"),
+)
+# Which request has an Idempotency-Key, both as SHA-256 digests
+CLAIMS = sa.Table(
+    "claims",
+    TABLES,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("request", sa.String(64), nullable=False),
+    sa.Column("time", Time, nullable=False),
+    sa.Index("claims_by_time", "time"),
+)
 # What nobody can send, to find out whether one could store
 TRIAL = {
     **{"id": "/readyz", "request_id": "", "time": datetime.now(UTC), "features": [], "prediction": 0},
@@ -42,8 +65,8 @@ TRIAL = {
 }
 
 
-def create_table(connection: sa.Connection) -> None:
-    """Create the table and its indexes, unless they are there."""
+def create_tables(connection: sa.Connection) -> None:
+    """Create the tables and their indexes, those that are not there yet."""
     try:
         _create(connection)
     except sa.exc.IntegrityError:  # PostgreSQL, when another worker creates it just now
@@ -52,7 +75,8 @@ def create_table(connection: sa.Connection) -> None:
 
 
 def _create(connection: sa.Connection) -> None:
-    connection.execute(CreateTable(RESULTS, if_not_exists=True))
-    for index in RESULTS.indexes:
-        connection.execute(CreateIndex(index, if_not_exists=True))
+    for table in TABLES.sorted_tables:
+        connection.execute(CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            connection.execute(CreateIndex(index, if_not_exists=True))
     connection.commit()

@@ -1,3 +1,6 @@
+import http.client
+import itertools
+import json
 import os
 import random
 import re
@@ -8,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 STEP = Path(__file__).resolve().parent.parent
+READY = r"^The pipeline is ready: http://127\.0\.0\.1:(\d+)$"
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 
 # A service in a few lines. FAILS, STUBBORN and so on name the services that behave in that way.
 STAND_IN = """
@@ -63,6 +68,7 @@ class Run:
 
     def __init__(self, step: Path, arguments: tuple[str, ...], settings: dict[str, str], cwd: Path | None = None):
         self.lines: list[str] = []
+        self.settings = settings
         self.process = subprocess.Popen(
             [sys.executable, step / "run.py", *arguments],
             cwd=cwd or step,
@@ -95,6 +101,25 @@ class Run:
     def pid(self, service: str) -> int:
         return int(self.wait_for(rf"^{service} +pid (\d+) ")[1])
 
+    def ask(self, method: str = "POST", path: str = "/inferir") -> tuple[int, dict]:
+        """Ask the gateway, and return the status and the body of its answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", int(self.settings["PORT"]), timeout=20)
+        body = (STEP / "sample_request.json").read_bytes() if method == "POST" else None
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        answer = reply.status, json.loads(reply.read())
+        connection.close()
+        return answer
+
+    def predict(self) -> dict:
+        """Ask for a prediction, and return the reply."""
+        status, reply = self.ask()
+        assert (status, reply["prediction"]) == (200, [3])
+        return reply
+
+    def kill(self, service: str) -> None:
+        os.kill(self.pid(service), getattr(signal, "SIGKILL", signal.SIGTERM))
+
     def interrupt(self) -> None:
         """As Ctrl-C does; on Windows only Ctrl-Break can be sent."""
         self.process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)
@@ -109,7 +134,8 @@ class Run:
     def is_gone(self) -> bool:
         """Tell, within some seconds, whether none of the services is there any more."""
         pids = [int(pid) for pid in re.findall(r"\b(?:pid|worker) (\d+)", self.text)]
-        ports = [int(port) for port in re.findall(r"pid \d+  http://127.0.0.1:(\d+)", self.text)]
+        urls = " ".join(re.findall(r" pid \d+  (.*)", self.text))
+        ports = [int(port) for port in re.findall(r"\w+://127.0.0.1:(\d+)", urls)]
         return eventually(lambda: not any(map(is_alive, pids)) and not any(map(is_taken, ports)))
 
 
@@ -138,22 +164,35 @@ def is_taken(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+# Below the ports that systems give to outgoing connections. No two are the same, nor ten apart, as inference has them.
+PORTS = itertools.cycle(random.sample(range(20_000, 30_000, 20), 500))
+
+
+def free_port() -> int:
+    """A port that nothing listens on, and nothing ten below."""
+    for port in PORTS:
+        with socket.socket() as probe, socket.socket() as below, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            below.bind(("127.0.0.1", port - 10))
+            return port
+
+
 @pytest.fixture
 def settings() -> dict[str, str]:
-    """Settings with ports that nothing listens on, below those that systems give to outgoing connections."""
     return free_settings()
 
 
 def free_settings() -> dict[str, str]:
-    ports = []
-    while len(ports) < 4:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            ports.append(port)
-    gateway, preprocess, inference, storage = ports
-    urls = {"PREPROCESS_URL": preprocess, "INFERENCE_URL": inference, "STORAGE_URL": storage}
-    return {"PORT": str(gateway), **{name: f"http://127.0.0.1:{port}" for name, port in urls.items()}}
+    """Settings with free ports."""
+    urls = {name: f"http://127.0.0.1:{free_port()}" for name in ("PREPROCESS_URL", "INFERENCE_URL", "STORAGE_URL")}
+    return {"PORT": str(free_port()), **urls}
+
+
+def free_wires() -> dict[str, str]:
+    """Settings that take the place of those, for gRPC and a broker."""
+    ports = {"grpc": free_port(), "nats": free_port()}
+    inference, storage = (f"{scheme}://127.0.0.1:{port}" for scheme, port in ports.items())
+    return {"INFERENCE_URL": inference, "STORAGE_URL": storage, "STORAGE_PORT": str(free_port())}
 
 
 @pytest.fixture
@@ -165,12 +204,14 @@ def step(tmp_path) -> Path:
         (folder / service / "app.py").write_text(STAND_IN)
     (folder / "inference" / "train.py").write_text(TRAIN)
     shutil.copy(STEP / "run.py", folder)
+    (folder / "broker").mkdir()
+    shutil.copy(STEP / "broker" / "nats.conf", folder / "broker")
     return folder
 
 
-@pytest.fixture(scope="module")
-def start_run():
-    """A function that runs run.py; what it has started is gone after the tests."""
+@contextmanager
+def reaped():
+    """A function that runs run.py; at the end of the block, what it has started is gone."""
     runs = []
 
     def start_run(*arguments, **options) -> Run:
@@ -187,6 +228,23 @@ def start_run():
 
 
 @pytest.fixture
-def run(start_run, step, settings):
+def run(step, settings):
     """A function that runs the pipeline of stand-ins."""
-    return lambda *arguments, cwd=None, **more: start_run(step, arguments, {**settings, **more}, cwd)
+    with reaped() as start_run:
+        yield lambda *arguments, cwd=None, **more: start_run(step, arguments, {**settings, **more}, cwd)
+
+
+@pytest.fixture(scope="session")
+def start_run():
+    with reaped() as start_run:
+        yield start_run
+
+
+@pytest.fixture(scope="session")
+def real(start_run, tmp_path_factory):
+    """The pipeline as it is, with a model and a database of its own."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    database = f"sqlite:///{(folder / 'results.db').as_posix()}"
+    run = start_run(STEP, (), free_settings() | {"MODEL_DIR": str(folder / "model"), "DATABASE_URL": database})
+    run.wait_for(READY, timeout=120)
+    return run

@@ -1,6 +1,5 @@
 """python run.py: it starts what it should, tells what happens, and leaves nothing behind."""
 
-import http.client
 import json
 import os
 import re
@@ -11,63 +10,33 @@ import sys
 
 import pytest
 
-from conftest import STEP, eventually, free_settings, is_alive, is_taken
+from conftest import READY, STEP, eventually, free_settings, is_alive, is_taken, posix
 
-READY = r"^The pipeline is ready: http://127\.0\.0\.1:(\d+)$"
 SERVICES = ["gateway", "preprocess", "inference", "storage"]
-posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 
 
 # The services themselves
 
 
-@pytest.fixture(scope="module")
-def real(start_run, tmp_path_factory):
-    """The pipeline as it is, with a model and a database of its own."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    database = f"sqlite:///{(folder / 'results.db').as_posix()}"
-    settings = free_settings() | {"MODEL_DIR": str(folder / "model"), "DATABASE_URL": database}
-    run = start_run(STEP, (), settings)
-    run.settings = settings
-    run.wait_for(READY, timeout=120)
-    return run
-
-
-def ask(run, method: str = "POST", path: str = "/inferir") -> tuple[int, dict]:
-    connection = http.client.HTTPConnection("127.0.0.1", int(run.settings["PORT"]), timeout=20)
-    body = (STEP / "sample_request.json").read_bytes() if method == "POST" else None
-    connection.request(method, path, body, {"Content-Type": "application/json"})
-    reply = connection.getresponse()
-    answer = reply.status, json.loads(reply.read())
-    connection.close()
-    return answer
-
-
-def stored(run) -> bool:
-    status, reply = ask(run)
-    assert (status, reply["prediction"]) == (200, [3])
-    return reply["stored"]
-
-
 def test_a_model_is_trained_and_the_pipeline_predicts_and_stores(real):
     assert "There is no model in" in real.text and "inference   accuracy on" in real.text
-    assert eventually(lambda: stored(real))
-    status, page = ask(real, "GET", "/results")
+    assert eventually(lambda: real.predict()["stored"])
+    status, page = real.ask("GET", "/results")
     assert status == 200 and page["results"][0]["prediction"] == 3
 
 
 def test_a_killed_service_is_told_the_others_go_on_and_only_brings_it_back(real, start_run):
-    os.kill(real.pid("storage"), getattr(signal, "SIGKILL", signal.SIGTERM))
+    real.kill("storage")
     real.wait_for("^storage .*ended .*: start it again with `python run.py --only storage`$")
-    assert not stored(real)
+    assert not real.predict()["stored"]
 
     again = start_run(STEP, ("--only", "storage"), real.settings)
     again.wait_for("^Ready: storage$")
-    assert eventually(lambda: stored(real))
+    assert eventually(lambda: real.predict()["stored"])
     assert {line.split()[0] for line in again.lines} == {"storage", "Ready:"}
     again.interrupt()
     assert again.end() == 0 and again.is_gone()
-    assert not stored(real)
+    assert not real.predict()["stored"]
 
 
 def test_after_an_interrupt_nothing_is_left(real):
@@ -202,9 +171,17 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(run, settings):
         ("PORT", "http", "8000"),
         ("PORT", "0", "8000"),
         ("PORT", "65536", "8000"),
-        ("STORAGE_URL", "127.0.0.1:8003", "http://127.0.0.1:8003"),
-        ("INFERENCE_URL", "http://127.0.0.1", "http://127.0.0.1:8002"),
+        ("PORT", "8000,8001", "8000"),
+        ("STORAGE_URL", "127.0.0.1:8003", "http://127.0.0.1:8003 or nats://127.0.0.1:4222"),
+        (
+            "STORAGE_URL",
+            "http://127.0.0.1:8003,nats://127.0.0.1:4222",
+            "http://127.0.0.1:8003 or nats://127.0.0.1:4222",
+        ),
+        ("INFERENCE_URL", "http://127.0.0.1", "http://127.0.0.1:8002 or grpc://127.0.0.1:8012"),
+        ("INFERENCE_URL", "grpc://127.0.0.1:10", "http://127.0.0.1:8002 or grpc://127.0.0.1:8012"),
         ("PREPROCESS_URL", "http://127.0.0.1:8001,", "http://127.0.0.1:8001"),
+        ("PREPROCESS_URL", "grpc://127.0.0.1:8011", "http://127.0.0.1:8001"),
     ],
 )
 def test_an_address_of_no_use_is_told(run, setting, value, example):
@@ -214,9 +191,9 @@ def test_an_address_of_no_use_is_told(run, setting, value, example):
 
 
 def test_a_service_that_does_not_exist_is_told(run):
-    started = run("--only", "broker")
+    started = run("--only", "postprocess")
     assert started.end() == 2
-    assert "invalid choice: 'broker'" in started.text and "preprocess" in started.text
+    assert "invalid choice: 'postprocess'" in started.text and "preprocess" in started.text
 
 
 def test_a_service_that_fails_at_its_start_is_told_with_its_last_lines(run):

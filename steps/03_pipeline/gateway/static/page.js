@@ -9,6 +9,7 @@ import { showReply } from "./reply.js";
 import { checkServices, watchServices } from "./services.js";
 
 const PAUSE_MS = 250; // after a stroke: a digit may take another one
+const QUEUE_MS = 500; // until storage has most likely fetched a result from the queue
 // prettier-ignore
 const SAMPLE = [ // a 3
   0, 0,  9, 16, 10,  1, 0, 0,
@@ -58,6 +59,7 @@ async function recognize() {
     answer.reply.features ??= SAMPLE; // the one row that this page sends as such
     showReply(answer);
     refresh();
+    if (answer.reply.stored === "queued") setTimeout(refresh, QUEUE_MS);
   }
 }
 

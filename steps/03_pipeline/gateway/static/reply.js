@@ -76,9 +76,14 @@ function waterfallRow(service, spent, start, total) {
   );
 }
 
+function storedAs({ stored, storage }) {
+  if (stored === "queued") return "queued: the message broker has it on disk until storage has";
+  return stored ? "yes" : `no: ${storage ?? "storage has not confirmed it"}`;
+}
+
 function showFacts(reply, requestId) {
   const facts = reply && {
-    Stored: reply.stored ? "yes" : `no: ${reply.storage ?? "storage has not confirmed it"}`,
+    Stored: storedAs(reply),
     Model: `${reply.model.version} (${reply.model.format})`,
     Id: reply.id,
     "Request id": requestId,

@@ -47,8 +47,9 @@ function mapServices(health, gateway) {
   return { gateway, ...Object.fromEntries(SERVICES.map((service) => [service, health(service)])) };
 }
 
-function healthOf({ ready, ms, reason }) {
-  if (!ready) return { state: "down", text: `not ready: ${reason}` };
+function healthOf({ ready, ms, reason, url }) {
+  const queued = url?.startsWith("nats:") && !reason?.startsWith("the broker"); // what comes meanwhile
+  if (!ready) return { state: "down", text: `not ready: ${reason}`, queued };
   // One that is ready has a reason too if one of its replicas is down.
   return { state: "ready", text: `ready, ${milliseconds(ms)}${reason ? `; ${reason}` : ""}` };
 }
@@ -60,20 +61,21 @@ function showHealth(health, down) {
     item.querySelector(".state").textContent = text;
   }
   // Screen readers read it out when it changes, and only then.
-  const sentence = down.length ? `${list(down)} ${down.length > 1 ? "are" : "is"} down. ${consequence(down)}` : "";
+  const areDown = `${list(down)} ${down.length > 1 ? "are" : "is"} down.`;
+  const sentence = down.length ? `${areDown} ${consequence(down, health)}` : "";
   if (byId("outage").textContent !== sentence) byId("outage").textContent = sentence;
 }
 
 const list = (names) => new Intl.ListFormat("en").format(names);
 
 /** What does not work without the services that are down, and what still does. */
-function consequence(down) {
+function consequence(down, health) {
   const [gateway, preprocess, inference, storage] = ["gateway", ...SERVICES].map((name) => down.includes(name));
   if (gateway) return "Nothing works until it is back. This page keeps asking.";
   if (inference && storage) return "Nothing can be recognized, and there is no history.";
   if (inference) return "Nothing can be recognized; the history still reads.";
   const effects = [];
   if (preprocess) effects.push("Pictures cannot be read; rows of features still work: send a sample row.");
-  if (storage) effects.push("Digits are recognized but not kept.");
+  if (storage) effects.push(`Digits are recognized but ${health.storage.queued ? "wait in the queue" : "not kept"}.`);
   return effects.join(" ");
 }

