@@ -27,11 +27,17 @@ from sifting import Dead, Sifted
 from telemetry import log_lines
 
 PULL_MESSAGES, PULL_SECONDS = 256, 1  # so many are asked for at a time, and so long they may take
+TOGETHER_SECONDS = 0.01  # for those that arrive one after the other
 CONNECT_AGAIN_SECONDS, TRY_AGAIN_SECONDS, STOP_SECONDS = 0.25, 1, 10
 UNREACHABLE = "the broker cannot be reached"
 TIME_OVER = "408"  # what the broker says when a pull has lasted as long as it may
 
 REDELIVERED = Counter("redelivered_messages", "Messages that came again: nobody had acknowledged them")
+
+
+def is_of_stream(message: Msg | None) -> bool:
+    """Tell a message from what the broker itself has to say, or from None, the end of the connection."""
+    return message is not None and message.reply.startswith("$JS.ACK.")
 
 
 class Consumer:
@@ -99,9 +105,11 @@ class Consumer:
         while missing > 0:
             async with asyncio.timeout(PULL_SECONDS + CONNECT_SECONDS):
                 arrived = [await self._arrived.get()]
+            if is_of_stream(arrived[0]) and arrived[0].metadata.num_pending:  # a backlog shares commits
+                await asyncio.sleep(TOGETHER_SECONDS)
             while not self._arrived.empty():
                 arrived.append(self._arrived.get_nowait())
-            messages = [message for message in arrived if message and message.reply.startswith("$JS.ACK.")]
+            messages = [message for message in arrived if is_of_stream(message)]
             await self._store(messages)
             missing -= len(messages)
             if self._broker.is_closed:
