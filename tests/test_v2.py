@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import requests
+import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from contract import DIGITS, break_model, row_of
-from launch import launch
+from launch import free_port, launch
 
 STEPS = ["02_fastapi"]
 FORMATS = {"pickle": "sklearn_joblib", "onnx": "onnx_onnxv1"}
@@ -148,3 +149,26 @@ def test_a_model_unfit_to_serve_is_not_ready_for_this_protocol_either(step, trai
             assert not client.is_model_ready("digits")
             with pytest.raises(InferenceServerException, match=r"\[503\].*manifest\.json cannot be read"):
                 client.infer("digits", [tensor([row_of(5)])])
+
+
+def test_over_grpc_the_client_gets_the_same_answers(trained):
+    port, rows = free_port(), [row_of(digit) for digit in range(10)]
+    env = {"MODEL_DIR": str(trained("03_pipeline")), "GRPC_PORT": str(port)}
+    given = triton_grpc.InferInput("features", [len(rows), 64], "FP32")
+    given.set_data_from_numpy(np.asarray(rows, dtype=np.float32))
+    with (
+        launch("03_pipeline/inference", env=env) as service,
+        triton.InferenceServerClient(service.url.removeprefix("http://")) as rest,
+        triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as client,
+    ):
+        assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("digits")
+        metadata = client.get_model_metadata("digits", as_json=True)
+        assert (metadata["name"], metadata["versions"]) == ("digits", ["1"])
+        answer = client.infer("digits", [given], request_id="abc", client_timeout=20)
+        expected = rest.infer("digits", [tensor(rows)])
+        assert answer.get_response().id == "abc"
+        for name in ("prediction", "probabilities"):
+            assert np.array_equal(answer.as_numpy(name), expected.as_numpy(name))
+        with pytest.raises(InferenceServerException, match="there is no such model") as refused:
+            client.infer("letters", [given])
+        assert refused.value.status() == "StatusCode.NOT_FOUND"

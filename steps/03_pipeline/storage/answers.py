@@ -13,11 +13,10 @@ import orjson
 from nats.aio.msg import Msg
 from pydantic import BaseModel
 
-from broker import CONSUMER, Broker
+from broker import CONSUMER, Broker, request_id
 from errors import Refused
 from schemas import ListRequest
 from service import Service
-from sifting import request_id
 from telemetry import log_lines
 
 Answer = Callable[[bytes], Awaitable[BaseModel]]

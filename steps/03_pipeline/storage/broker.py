@@ -1,4 +1,4 @@
-"""A connection to NATS, and the stream in it that keeps results until they are stored."""
+"""A connection to NATS, the stream in it that keeps results until they are stored, and what is in its messages."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,8 +6,11 @@ from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
+
+from telemetry import id_of
 
 STREAM, SUBJECT, CONSUMER = "RESULTS", "results", "storage"
 PULL = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}"
@@ -94,3 +97,14 @@ class Broker(Client):
     def _build_message(self, *parts):
         with suppress(UnicodeDecodeError):
             return super()._build_message(*parts)
+
+
+def is_of_stream(message: Msg | None) -> bool:
+    """Tell a message of the stream from what the broker itself has to say, and from none at all."""
+    return message is not None and message.reply.startswith("$JS.ACK.")
+
+
+def request_id(message: Msg) -> str:
+    """The ids of the requests that have led to it, with commas between them, or a new one, as over HTTP."""
+    header = (message.headers or {}).get("X-Request-ID", "")
+    return id_of([(b"x-request-id", header.encode())], longest=4096)

@@ -18,7 +18,7 @@ from nats.js.errors import APIError
 from prometheus_client import Counter
 
 from answers import Answers
-from broker import CONNECT_SECONDS, PULL, Broker
+from broker import CONNECT_SECONDS, PULL, Broker, is_of_stream
 from errors import Refused
 from schemas import MAX_RESULTS, StoreRequest
 from service import Service
@@ -33,11 +33,6 @@ UNREACHABLE = "the broker cannot be reached"
 TIME_OVER = "408"  # what the broker says when a pull has lasted as long as it may
 
 REDELIVERED = Counter("redelivered_messages", "Messages that came again: nobody had acknowledged them")
-
-
-def is_of_stream(message: Msg | None) -> bool:
-    """Tell a message from what the broker itself has to say, or from None, the end of the connection."""
-    return message is not None and message.reply.startswith("$JS.ACK.")
 
 
 class Consumer:
@@ -99,7 +94,8 @@ class Consumer:
 
         This goes on to its end when we leave: what is on its way to nobody would come again after ACK_SECONDS.
         """
-        asked = {"batch": PULL_MESSAGES, "max_bytes": 2 * self._broker.max_payload, "expires": PULL_SECONDS * 10**9}
+        expires = int(PULL_SECONDS * 1e9)  # nanoseconds
+        asked = {"batch": PULL_MESSAGES, "max_bytes": 2 * self._broker.max_payload, "expires": expires}
         await self._broker.publish(PULL, orjson.dumps(asked), reply=inbox)
         missing = PULL_MESSAGES
         while missing > 0:
@@ -121,11 +117,11 @@ class Consumer:
                 return
 
     async def _store(self, messages: list[Msg]) -> None:
-        """Store messages and acknowledge them, with about as many results at a time as a request may have."""
+        """Store messages and acknowledge them, about as many results at a time as a request may have."""
         batch, count = [], 0
         for message in messages:
             batch.append(Sifted(message))
-            count += len(batch[-1].results)
+            count += len(batch[-1].results) + len(batch[-1].dead)
             if count >= MAX_RESULTS or message is messages[-1]:
                 await self._store_batch(batch)
                 batch, count = [], 0
@@ -184,5 +180,5 @@ class Consumer:
             self._problem = f"the broker cannot be used ({error.description or 'it has no JetStream'})"
         if self._problem != self._told:
             self._told = self._problem
-            cause = self._error or error
-            logging.error("%s: %s", self._problem, str(cause) or type(cause).__name__)
+            cause, bug = self._error or error, not isinstance(error, (nats.errors.Error, OSError))
+            logging.error("%s: %s", self._problem, str(cause) or type(cause).__name__, exc_info=bug and error)

@@ -6,13 +6,13 @@ from typing import NamedTuple
 from nats.aio.msg import Msg
 from pydantic_core import from_json, to_json
 
+from broker import request_id
 from errors import Refused
 from schemas import MAX_RESULTS, Result, StoreRequest
-from telemetry import id_of
 
 
 class Dead(NamedTuple):
-    """A body that cannot be stored; when it has been mended, it can be sent again."""
+    """A body that cannot be stored, and why; when it has been mended, it can be sent again."""
 
     body: bytes
     reason: str
@@ -33,18 +33,13 @@ class Sifted:
         return [{**same, **dead._asdict(), "id": f"{id}.{number}"} for number, dead in enumerate(self.dead)]
 
 
-def request_id(message: Msg) -> str:
-    """The ids of the requests that it is made of, or a new one, as over HTTP."""
-    header = (message.headers or {}).get("X-Request-ID", "")
-    return id_of([(b"x-request-id", header.encode())], longest=4096)
-
-
 def sift(body: bytes) -> tuple[list[Result], list[Dead]]:
     """Return the results of a body, and what is none: each for itself, or all of it if it is no list of results."""
     try:
         return StoreRequest.parse(body).results, []
     except Refused as refused:
-        reason = refused.sentence
+        # It may quote what was sent, and PostgreSQL cannot store the character 0.
+        reason = "".join(character if character.isprintable() else "?" for character in refused.sentence)
     except Exception as error:  # whatever somebody has sent, the next message is stored
         logging.exception("a message cannot be read")
         reason = f"it cannot be read: {type(error).__name__}"

@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-import importlib.util
 import json
 import os
 import random
@@ -190,41 +189,6 @@ def test_the_server_tells_of_itself_what_it_tells_over_rest(both):
 @pytest.mark.parametrize("name", ["", NAME])
 def test_the_health_service_says_that_we_serve(one, name):
     assert one.health.Check(HealthCheckRequest(service=name), timeout=20).status == SERVING
-
-
-TRITON = """
-import json, sys
-import numpy as np
-import tritonclient.grpc as triton
-address, rows = sys.argv[1], np.array(json.loads(sys.argv[2]), dtype=np.float32)
-with triton.InferenceServerClient(address) as client:
-    told = [client.is_server_live(), client.is_server_ready(), client.is_model_ready("digits")]
-    metadata = client.get_model_metadata("digits", as_json=True)
-    given = triton.InferInput("features", rows.shape, "FP32")
-    given.set_data_from_numpy(rows)
-    result = client.infer("digits", [given], request_id="abc", client_timeout=20)
-    outputs = {name: result.as_numpy(name).tolist() for name in ("prediction", "probabilities")}
-    try:
-        client.infer("letters", [given])
-    except triton.InferenceServerException as error:
-        told.append([error.status(), error.message()])
-print(json.dumps([told, metadata, result.get_response().id, outputs]))
-"""
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("tritonclient"), reason="needs pip install tritonclient[grpc]")
-def test_a_client_library_of_somebody_else_gets_the_same_answers(one):
-    # In a process of its own: it brings its own description of the same messages.
-    command = [sys.executable, "-c", TRITON, f"127.0.0.1:{one.port}", json.dumps([ROW, ROW[::-1]])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    told, metadata, id_, outputs = json.loads(done.stdout)
-    missing = ["StatusCode.NOT_FOUND", "there is no such model: ask for digits, version 1"]
-    assert told == [True, True, True, missing]
-    assert (metadata["name"], metadata["versions"], id_) == ("digits", ["1"], "abc")
-    expected = one.rest.post("/inferir", json={"features": [ROW, ROW[::-1]]}).json()
-    assert outputs["prediction"] == expected["prediction"]
-    assert np.array_equal(outputs["probabilities"], np.float32(expected["probabilities"]))
 
 
 # What it refuses

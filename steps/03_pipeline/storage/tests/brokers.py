@@ -65,7 +65,7 @@ class Peer:
         self._portal = self._stack.enter_context(start_blocking_portal())
         options = {"error_cb": ignore, "reconnect_time_wait": 0.05, "max_reconnect_attempts": -1}
         self._client = self.call(nats.connect, url, **options)
-        self._stream = self._client.jetstream()
+        self.jetstream = self._client.jetstream()
 
     def call(self, function: Callable, *arguments, **options):
         return self._portal.call(partial(function, *arguments, **options))
@@ -75,7 +75,7 @@ class Peer:
         headers = {name.replace("_", "-"): value for name, value in headers.items()} or None
 
         async def send_all():
-            sending = [self._stream.publish("results", body, headers=headers, timeout=timeout) for body in bodies]
+            sending = [self.jetstream.publish("results", body, headers=headers, timeout=timeout) for body in bodies]
             await asyncio.gather(*sending)
 
         self.call(send_all)
@@ -97,10 +97,10 @@ class Peer:
         return answer.headers["Status"], json.loads(answer.data) if answer.data else None
 
     def stream(self):
-        return self.call(self._stream.stream_info, "RESULTS")
+        return self.call(self.jetstream.stream_info, "RESULTS")
 
     def consumer(self):
-        return self.call(self._stream.consumer_info, "RESULTS", "storage")
+        return self.call(self.jetstream.consumer_info, "RESULTS", "storage")
 
     def wait_for_stream(self) -> None:
         """Return when storage has connected."""
@@ -112,6 +112,12 @@ class Peer:
     def _there(self, look: Callable) -> bool:
         with suppress(APIError, nats.errors.Error):
             return bool(look())
+        return False
+
+    def is_connected(self) -> bool:
+        with suppress(nats.errors.Error):
+            self.call(self._client.flush, 1)
+            return True
         return False
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import nats.errors
 import pytest
 from brokers import Peer, wait_until
 from nats.aio.msg import Msg
@@ -26,6 +25,12 @@ from settings import Settings, read_settings
 UNREACHABLE = {"error": "the broker cannot be reached"}
 NO_FOLDER = {"error": "the database cannot be used (unable to open database file): try again later"}
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+
+
+@pytest.fixture(autouse=True)
+def short_pulls(monkeypatch):
+    """A service that leaves waits until its last pull has ended."""
+    monkeypatch.setattr(over_nats, "PULL_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -145,6 +150,38 @@ def test_a_message_whose_acknowledgement_is_lost_comes_again_and_is_stored_once(
         assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
 
 
+def test_a_commit_that_takes_longer_than_the_broker_waits_is_acknowledged_all_the_same(
+    serve, broker, peer, monkeypatch
+):
+    release, insert = threading.Event(), Database.insert
+
+    def slow_insert(self, rows):
+        if rows:
+            assert release.wait(20)
+        insert(self, rows)
+
+    monkeypatch.setattr(Database, "insert", slow_insert)
+    monkeypatch.setattr(connection, "ACK_SECONDS", 0.5)
+    with serve(broker) as client:
+        peer.send_results(result("a"))
+        wait_until(lambda: peer.consumer().num_ack_pending)
+        threading.Timer(1.5, release.set).start()
+        peer.wait_until_empty()
+        assert listed(client) == ["a"]
+
+
+def test_messages_full_of_mistakes_do_not_keep_others_waiting(storage, peer):
+    peer.send(*[body(*[0] * 1000)] * 20, body(result("last")))
+    begin, longest = time.monotonic(), 0
+    while listed(storage) != ["last"]:
+        asked = time.monotonic()
+        assert storage.get("/livez").status_code == 200
+        longest = max(longest, time.monotonic() - asked)
+        assert time.monotonic() < begin + 20
+    assert longest < 3  # measured: 0.1
+    assert len(dead_letters(storage)) == 100
+
+
 def test_a_backlog_is_drained_in_shared_commits(serve, broker, peer):
     with serve(broker):
         pass  # makes the stream
@@ -231,6 +268,16 @@ def test_what_is_no_result_is_kept_as_a_dead_letter_once_and_its_neighbours_are_
             assert letter["size"] == len(sent)
             assert letter["body"] == sent[:1000].decode(errors="replace")
     assert peer.consumer().delivered.consumer_seq == 3  # nothing came again
+
+
+def test_a_reason_that_quotes_what_cannot_be_stored_is_stored(url, serve, broker, peer):
+    with serve(broker, database_url=url) as client:
+        peer.send(body(result("a", timings_ms={"a\0\n": 1}), result("b")), X_Request_ID="a\0b")
+        peer.wait_until_empty()
+        assert listed(client) == ["b"]
+        assert [letter["reason"] for letter in dead_letters(client)] == [
+            "results[0].timings_ms.a?? must match pattern '^[A-Za-z0-9_.-]{1,64}$'"
+        ]
 
 
 def test_a_dead_letter_can_be_mended_and_sent_again(storage, peer):
@@ -452,8 +499,8 @@ def test_a_broker_that_has_lost_all_its_data_gets_the_stream_again(storage, brok
 
 def test_a_stream_or_a_consumer_that_somebody_deletes_is_made_again(storage, peer):
     for delete in (
-        lambda: peer.call(peer._stream.delete_consumer, "RESULTS", "storage"),
-        lambda: peer.call(peer._stream.delete_stream, "RESULTS"),
+        lambda: peer.call(peer.jetstream.delete_consumer, "RESULTS", "storage"),
+        lambda: peer.call(peer.jetstream.delete_stream, "RESULTS"),
     ):
         delete()
         peer.wait_for_stream()
@@ -471,18 +518,10 @@ def test_a_broker_that_hangs_is_noticed_and_used_again_when_it_does_not(storage,
     finally:
         broker.process.send_signal(signal.SIGCONT)
     wait_until(lambda: is_ready(storage))
-    wait_until(lambda: peer.call(lambda: connected(peer)))
+    wait_until(peer.is_connected)
     peer.send_results(result("a"))
     peer.wait_until_empty()
     assert listed(storage) == ["a"]
-
-
-async def connected(peer) -> bool:
-    try:
-        await peer._client.flush(1)
-    except nats.errors.Error:
-        return False
-    return True
 
 
 def test_a_broker_without_jetstream_is_told_apart(serve, absent_broker):
