@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 import numpy as np
@@ -149,12 +150,15 @@ def test_without_a_broker_everything_starts_and_says_so_and_connects_when_it_com
         stop_all(*services.values())
 
 
-def test_round_robin_gives_each_replica_its_third_and_a_killed_one_fails_nobody(start, trained):
+def test_round_robin_gives_each_replica_its_third_and_a_killed_one_fails_nobody(trained, tmp_path):
     ports = [free_port() for _ in range(3)]
-    env = {"MODEL_DIR": str(trained("03_pipeline"))}
-    replicas = [launch("03_pipeline/inference", env={**env, "GRPC_PORT": str(port)}) for port in ports]
-    url = ",".join(f"grpc://127.0.0.1:{port}" for port in ports)
-    services = {"gateway": launch("03_pipeline/gateway", env={"INFERENCE_URL": url})}
+    env = {"MODEL_DIR": str(trained("03_pipeline")), "DATABASE_URL": database_in(tmp_path)}
+    with ThreadPoolExecutor() as starts:
+        begun = [starts.submit(launch, "03_pipeline/inference", env={**env, "GRPC_PORT": str(port)}) for port in ports]
+        begun.append(starts.submit(launch, "03_pipeline/storage", env=env))
+    *replicas, storage = [service.result() for service in begun]
+    env = {"INFERENCE_URL": ",".join(f"grpc://127.0.0.1:{port}" for port in ports), "STORAGE_URL": storage.url}
+    services = {"gateway": launch("03_pipeline/gateway", env=env)}
     try:
         for _ in range(300):
             assert post(services).status_code == 200
@@ -166,7 +170,7 @@ def test_round_robin_gives_each_replica_its_third_and_a_killed_one_fails_nobody(
         replicas[0].restart()
         wait_until(lambda: post(services).status_code == 200 and metric(replicas[0], "predict_seconds_count") > 5)
     finally:
-        stop_all(*replicas, *services.values())
+        stop_all(*replicas, storage, *services.values())
 
 
 def test_what_nobody_waits_for_any_more_is_not_predicted(start):
@@ -187,7 +191,7 @@ def test_what_nobody_waits_for_any_more_is_not_predicted(start):
 def test_the_same_picture_gets_the_same_answer_over_every_wire(start, tmp_path):
     drawing = (STEP / "sample_drawing.png").read_bytes()
     answers = []
-    for number, wires in enumerate(["", "grpc", "nats", "grpc,nats"]):
+    for number, wires in enumerate(["", "grpc,nats"]):
         folder = tmp_path / str(number)
         folder.mkdir()
         services = start(wires, DATABASE_URL=database_in(folder), BROKER_DIR=str(folder))
@@ -199,4 +203,4 @@ def test_the_same_picture_gets_the_same_answer_over_every_wire(start, tmp_path):
         same = [picture[key] for key in ("prediction", "model", "features", "preprocess")]
         answers.append([*same, np.float32(picture["probabilities"]).tolist()])
         stop_all(*services.values())
-    assert answers[0] == answers[1] == answers[2] == answers[3]
+    assert answers[0] == answers[1]
