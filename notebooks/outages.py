@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 import sqlite3
-import threading
 import time
 import urllib.request
 from collections import Counter
@@ -34,7 +33,8 @@ class Answer(NamedTuple):
 class Load:
     """Rows of features for POST /inferir at a steady `rate`, in requests per second, while the block runs.
 
-    A client that gets anything but a 200 asks again, with the same Idempotency-Key if there is a `name` to make it of.
+    A client that gets no answer, or a 503, asks again: with the same Idempotency-Key, if there is a `name` to
+    make it of.
     """
 
     def __init__(self, url: str, rows: np.ndarray, rate: float, name: str = ""):
@@ -42,17 +42,18 @@ class Load:
         self._bodies = [json.dumps({"features": row.tolist()}) for row in rows]
         self.answers: list[Answer] = []
         self._asked, self._over = 0, False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._pool = ThreadPoolExecutor(1)
 
     def __enter__(self):
         self.began = time.monotonic()
-        self._thread.start()
+        self._work = self._pool.submit(lambda: asyncio.run(self._run()))
         return self
 
     def __exit__(self, *_) -> None:
-        """Wait for the last answers."""
+        """Wait for the last answers. Raises what has ended the load before."""
         self._over = True
-        self._thread.join(60)
+        self._pool.shutdown(wait=False)
+        self._work.result(60)
 
     def elapsed(self) -> float:
         return time.monotonic() - self.began
@@ -79,11 +80,13 @@ class Load:
 
 
 async def ask(session: aiohttp.ClientSession, url: str, body: str, headers: dict) -> dict | None:
-    """Return the reply; None, after a pause, if there is none."""
+    """Return the reply; None, after a pause, if there is none or 503. RuntimeError if it is neither that nor 200."""
     try:
         async with session.post(url, data=body, headers=headers) as reply:
             if reply.status == 200:
                 return await reply.json()
+            if reply.status != 503:
+                raise RuntimeError(f"{reply.status} {await reply.text()}")
     except (aiohttp.ClientError, TimeoutError):
         pass
     await asyncio.sleep(0.05)
@@ -153,4 +156,16 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
             pass
         if time.monotonic() > deadline:
             raise TimeoutError(f"not so within {seconds:g} s")
+        time.sleep(0.1)
+
+
+def wait_until_drained(gateway: Service, seconds: float) -> None:
+    """Return when nothing waits in the broker. The gateway looks each second, so it has to say so for three."""
+    deadline = empty_since = time.monotonic()
+    deadline += seconds
+    while time.monotonic() < empty_since + 3:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"messages wait after {seconds:g} s")
+        if metric(gateway, "queue_messages") != 0:  # not a number while the gateway does not know
+            empty_since = time.monotonic()
         time.sleep(0.1)

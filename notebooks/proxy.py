@@ -28,18 +28,20 @@ class Proxy:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._tasks.add(asyncio.current_task())
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+        try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", next(self._ports))
-            try:
-                await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
-            finally:
-                far_writer.close()
-                writer.close()
-        self._tasks.discard(asyncio.current_task())
+            both = [self._pass_on(reader, far_writer), self._pass_on(far_reader, writer)]
+            await asyncio.wait([asyncio.create_task(each) for each in both], return_when=asyncio.FIRST_COMPLETED)
+            far_writer.close()
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            self._tasks.discard(asyncio.current_task())
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            self.bytes += len(data)
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                self.bytes += len(data)
+                writer.write(data)
+                await writer.drain()

@@ -1,7 +1,8 @@
 """The model behind a queue, for a comparison: python worker.py, with NATS_URL and MODEL_DIR in the environment.
 
 A job is JSON, {"features": rows, "reply": subject}. It waits on the subject `jobs` until a worker has answered it: one
-that a worker leaves behind goes to the next.
+that a worker leaves behind goes to the next. A job that is nonsense ends this worker and
+the next: in production it would have to be put aside, as storage does.
 """
 
 import asyncio
@@ -31,14 +32,19 @@ class Jobs:
         await self._broker.subscribe(f"{self._inbox}.*", cb=self._receive)
 
     async def _receive(self, message) -> None:
-        self._replies.pop(message.subject).set_result(orjson.loads(message.data))
+        reply = self._replies.pop(message.subject, None)  # none: it has come before, or nobody waits for it any more
+        if reply and not reply.done():
+            reply.set_result(orjson.loads(message.data))
 
     async def predict(self, rows: list[list[float]], seconds: float) -> dict:
         subject = f"{self._inbox}.{next(self._numbers)}"
         reply = self._replies[subject] = asyncio.get_running_loop().create_future()
-        await self._queue.publish("jobs", orjson.dumps({"features": rows, "reply": subject}), timeout=seconds)
-        async with asyncio.timeout(seconds):
-            return await reply
+        try:
+            await self._queue.publish("jobs", orjson.dumps({"features": rows, "reply": subject}), timeout=seconds)
+            async with asyncio.timeout(seconds):
+                return await reply
+        finally:
+            self._replies.pop(subject, None)
 
     async def close(self) -> None:
         await self._broker.close()

@@ -242,6 +242,8 @@ def places(service: str, setting: str) -> list[Place]:
     if scheme == "nats" and "," in os.environ[setting]:
         say(f"{setting} names the brokers of a cluster: none of them is started here.")
         return []
+    if scheme == "nats" and here and "@" in os.environ[setting]:
+        refuse(setting, "the broker that is started here asks nobody for a password: leave it out")
     found = []
     for host, port in here:
         name = f"{service}:{port}" if len(here) > 1 else service

@@ -123,8 +123,8 @@ class Broker:
                 with suppress(Exception):
                     async with asyncio.timeout(CLOSE_SECONDS):
                         await client.close()
-                    for subscription in client._subs.values():  # running still, if its own close has failed
-                        subscription._stop_processing()
+                for subscription in client._subs.values():  # running still, if that has failed
+                    subscription._stop_processing()
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _connect(self, client: Client) -> None:

@@ -27,6 +27,7 @@ RENEW_SECONDS, GRACE_SECONDS = 1, 60
 REFUSALS = StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND, StatusCode.RESOURCE_EXHAUSTED
 NO_ANSWER = {
     StatusCode.UNAVAILABLE: "cannot be reached",
+    StatusCode.CANCELLED: "cannot be reached",
     StatusCode.DEADLINE_EXCEEDED: "has not answered in time",
 }
 NONSENSE = "has given an answer that makes no sense"
@@ -120,11 +121,13 @@ class Inference:
         except AioRpcError as error:
             code, sentence = error.code(), own_words(error)
             if sentence is None:
-                if code is StatusCode.UNAVAILABLE:
+                if NO_ANSWER.get(code) == "cannot be reached":
                     FAILED.labels(self.name).inc()  # its last attempt; the library does not tell of those before
                 raise Unavailable(self.name, NO_ANSWER.get(code, NONSENSE)) from error
             if code is StatusCode.INVALID_ARGUMENT:
                 raise Refused(422, sentence) from None
+            if code is StatusCode.RESOURCE_EXHAUSTED and not is_of_replica(error):  # more bytes than it takes
+                raise Refused(413, f"inference takes no batch as large: {sentence}") from None
             raise Unavailable(self.name, f"cannot help: {sentence}") from None
         except UNREADABLE as error:
             raise Unavailable(self.name, NONSENSE) from error
@@ -182,5 +185,9 @@ def own_words(error: AioRpcError) -> str | None:
 
     A replica's reply has a request id, whatever else it has. Some codes mean the request, whoever has refused it.
     """
-    by_replica = "x-request-id" in (error.trailing_metadata() or ()) or error.code() in REFUSALS
-    return error.details() if by_replica and error.code() is not StatusCode.DEADLINE_EXCEEDED else None
+    told = is_of_replica(error) or error.code() in REFUSALS
+    return error.details() if told and error.code() is not StatusCode.DEADLINE_EXCEEDED else None
+
+
+def is_of_replica(error: AioRpcError) -> bool:
+    return "x-request-id" in (error.trailing_metadata() or ())

@@ -7,7 +7,7 @@ from prometheus_client import Counter
 from errors import Refused
 from replies import Extraction, Listing, Summary
 
-FAILED = Counter("failed_attempts", "Calls that found nobody or were cut; they are repeated", ["service"])
+FAILED = Counter("failed_attempts", "Calls that found nobody or were cut; over gRPC, the last attempts", ["service"])
 
 
 class Unavailable(Refused):

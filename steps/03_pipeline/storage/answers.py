@@ -19,6 +19,7 @@ from schemas import ListRequest
 from service import Service
 from telemetry import log_lines
 
+MAX_TASKS = 100  # under way; what comes then is refused
 Answer = Callable[[bytes], Awaitable[BaseModel]]
 
 
@@ -53,6 +54,8 @@ class Answers:
     async def _answer(self, broker: Broker, request: Msg) -> None:
         begin = perf_counter()
         try:
+            if len(self._tasks) > MAX_TASKS:
+                raise Refused(503, "too many requests are waiting: try again in a second")
             status, body = 200, (await self._of[request.subject](request.data)).model_dump_json().encode()
         except Refused as refused:
             status, body = refused.status, orjson.dumps({"error": refused.sentence})

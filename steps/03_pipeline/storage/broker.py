@@ -62,18 +62,22 @@ class Broker(Client):
         with suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.close()
+        for subscription in self._subs.values():  # running still, if that has failed
+            subscription._stop_processing()
 
     async def set_up(self, max_bytes: int) -> None:
-        """Make the stream and its consumer, or make those that are there as they should be."""
-        stream = StreamConfig(
-            name=STREAM,
-            subjects=[SUBJECT],
-            storage=StorageType.FILE,
-            retention=RetentionPolicy.WORK_QUEUE,  # what is acknowledged is deleted
-            discard=DiscardPolicy.NEW,  # a full stream refuses, and forgets nothing
-            max_bytes=max_bytes,
-            duplicate_window=120,  # seconds in which the same Nats-Msg-Id is kept once
-        )
+        """Make the stream and its consumer, or make those that are there as they should be.
+
+        How many brokers of a cluster keep the stream is for those to say who run the cluster: one, unless they did.
+        """
+        wanted = {
+            "subjects": [SUBJECT],
+            "storage": StorageType.FILE,
+            "retention": RetentionPolicy.WORK_QUEUE,  # what is acknowledged is deleted
+            "discard": DiscardPolicy.NEW,  # a full stream refuses, and forgets nothing
+            "max_bytes": max_bytes,
+            "duplicate_window": 120,  # seconds in which the same Nats-Msg-Id is kept once
+        }
         consumer = ConsumerConfig(
             name=CONSUMER,
             durable_name=CONSUMER,  # it stays when nobody is connected
@@ -83,9 +87,10 @@ class Broker(Client):
         )
         jetstream = self.jetstream()
         try:
-            await jetstream.update_stream(stream)
+            found = await jetstream.stream_info(STREAM)
+            await jetstream.update_stream(found.config.evolve(**wanted))
         except NotFoundError:
-            await jetstream.add_stream(stream)
+            await jetstream.add_stream(StreamConfig(name=STREAM, **wanted))
         await jetstream.add_consumer(STREAM, consumer)
 
     # nats-py stops reading, for good, at headers and reply subjects that it cannot decode. Anybody can send some.
