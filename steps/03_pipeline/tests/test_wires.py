@@ -283,6 +283,12 @@ def test_a_port_that_two_of_ours_would_share_is_told(run, wires):
         ),
         (
             (),
+            {"STORAGE_URL": "nats://user:secret@127.0.0.1:4222"},
+            "STORAGE_URL is 'nats://...@127.0.0.1:4222': "
+            "the broker that is started here asks nobody for a password: leave it out",
+        ),
+        (
+            (),
             {"STORAGE_URL": "nats://127.0.0.1:4222", "STORAGE_PORT": "8003.5"},
             "STORAGE_PORT is '8003.5': it should look like 8003",
         ),

@@ -197,6 +197,28 @@ async def test_a_replica_that_cannot_help_is_asked_three_times_and_says_why(repl
     assert [metadata.get("grpc-previous-rpc-attempts") for _, metadata, _ in replica.asked] == [None, "1", "2"]
 
 
+@asynchronous
+async def test_a_call_that_a_leaving_replica_drops_is_repeated(replica):
+    replica.own_words, replica.answer = False, refuse(StatusCode.CANCELLED, "Cancelling all calls")
+    async with calling(replica.url) as client:
+        with pytest.raises(Unavailable, match="^inference cannot be reached$"):
+            await client.predict([ROW], 5)
+    assert len(replica.asked) == 3
+
+
+@asynchronous
+async def test_a_batch_that_is_larger_than_a_replica_takes_gets_413_which_splits_what_was_shared():
+    small = Replica(**{"grpc.max_receive_message_length": 10_000})
+    try:
+        async with calling(small.url) as client:
+            assert len(await client.predict([ROW] * 10, 5)) == 10
+            with pytest.raises(Refused, match="^inference takes no batch as large: ") as refused:
+                await client.predict([ROW] * 100, 5)
+    finally:
+        small.stop()
+    assert refused.value.status == 413
+
+
 @pytest.mark.parametrize("rows", [1, 1024])
 @asynchronous
 async def test_a_call_of_any_size_is_repeated(replica, rows):

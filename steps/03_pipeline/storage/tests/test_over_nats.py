@@ -429,6 +429,25 @@ def test_requests_are_answered_while_another_one_takes_long(serve, broker, peer,
         assert asked.result(10)[0] == "200"
 
 
+def test_requests_beyond_what_can_wait_are_refused(serve, broker, peer, monkeypatch):
+    monkeypatch.setattr("answers.MAX_TASKS", 1)
+    gate, begun = threading.Event(), threading.Event()
+
+    def slow_count(self):
+        begun.set()
+        assert gate.wait(10)
+        return []
+
+    monkeypatch.setattr(Database, "count", slow_count)
+    with serve(broker), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(peer.ask, "storage.summary")
+        assert begun.wait(10)
+        too_many = {"error": "too many requests are waiting: try again in a second"}
+        assert peer.ask("storage.results", b"{}") == ("503", too_many)
+        gate.set()
+        assert asked.result(10)[0] == "200"
+
+
 # When something is not there
 
 
