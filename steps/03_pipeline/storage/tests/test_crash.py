@@ -232,10 +232,13 @@ def get(server, path: str) -> str:
 
 
 def test_processes_share_what_is_in_the_broker(start, url, broker, peer):
+    if url.startswith("sqlite"):
+        pytest.skip("several processes are for PostgreSQL, as README.md says")
     servers = [start(database_url=url, nats_url=broker.url) for _ in range(2)]
     peer.wait_for_stream()
     peer.send(*(json.dumps({"results": [result(str(number))]}).encode() for number in range(1500)))
     peer.wait_until_empty(60)
+    assert json.loads(get(servers[0], "/dead-letters"))["dead_letters"] == []
     stored = [re.search(r"^stored_results_total (.*)$", get(server, "/metrics"), re.M) for server in servers]
     shares = [float(found[1]) for found in stored]
     assert sum(shares) == json.loads(get(servers[0], "/results/summary"))["total"] == 1500
