@@ -28,15 +28,19 @@ class Proxy:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._tasks.add(asyncio.current_task())
+        both, writers = [], [writer]
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", next(self._ports))
-            both = [self._pass_on(reader, far_writer), self._pass_on(far_reader, writer)]
-            await asyncio.wait([asyncio.create_task(each) for each in both], return_when=asyncio.FIRST_COMPLETED)
-            far_writer.close()
+            writers.append(far_writer)
+            both = [asyncio.create_task(self._pass_on(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            writer.close()
+            for task in both:
+                task.cancel()
+            for each in writers:
+                each.close()
             self._tasks.discard(asyncio.current_task())
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
