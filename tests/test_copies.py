@@ -1,3 +1,6 @@
+import subprocess
+from pathlib import Path
+
 import copies
 
 
@@ -8,6 +11,20 @@ def test_identical_copies_are_identical():
 def test_every_license_in_a_step_is_kept_in_line():
     found = {path.relative_to(copies.ROOT).as_posix() for path in copies.ROOT.glob("steps/*/LICENSE")}
     assert found == set(copies.COPIES["LICENSE"])
+
+
+def test_step_04_packages_the_services_of_step_03_and_adds_no_python():
+    own = {"Dockerfile", ".dockerignore", "requirements.lock", "requirements-onnx.lock"}
+    held = {copy for targets in copies.COPIES.values() for copy in targets}
+    for service in copies.SERVICES:
+        files = subprocess.run(
+            ["git", "ls-files", f"{copies.DOCKER}/{service}"],
+            cwd=copies.ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        assert {Path(path).name for path in files if path not in held} <= own
 
 
 def test_a_changed_and_a_missing_copy_are_found_and_brought_in_line(tmp_path, capsys):

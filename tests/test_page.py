@@ -128,6 +128,15 @@ def test_a_drawn_digit_is_recognized_explained_and_in_the_history(opened, digit)
     expect(opened.locator("#results tbody tr").first.locator("td, th").nth(1)).to_have_text(str(digit))
 
 
+def test_a_page_that_needs_no_key_asks_for_none_and_sends_none(opened):
+    with opened.expect_request("**/results?*") as request:
+        opened.reload()
+    assert "authorization" not in request.value.all_headers()
+    expect(opened.locator("#service-gateway .state")).to_contain_text("ready")
+    expect(opened.locator("#key")).to_be_hidden()
+    expect(opened.get_by_role("link")).to_have_text(["manual", "services", "results", "metrics"])
+
+
 def test_a_digit_is_drawn_with_a_finger(services, page):
     context = page.context.browser.new_context(has_touch=True, viewport={"width": 360, "height": 800})
     try:

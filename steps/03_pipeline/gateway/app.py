@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 import server
 import telemetry
+from api_key import KeyRequired, tell_of_the_key
 from door import MANUAL, DoorRoute
 from errors import HANDLERS, Refused
 from fast import Shortcut
@@ -123,7 +124,11 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         return FileResponse(STATIC / "index.html", headers=Page.headers)
 
     app.mount("/static", Page(directory=STATIC), name="static")
-    return telemetry.Telemetry(Shortcut(app), max_id=128)
+    guarded = Shortcut(app)
+    if settings.api_key:
+        tell_of_the_key(app)
+        guarded = KeyRequired(guarded, settings.api_key.get_secret_value())
+    return telemetry.Telemetry(guarded, max_id=128)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,10 @@ class Service:
     async def open(self) -> None:
         """At most 100 connections to each address, kept for less time than uvicorn keeps them (5 s)."""
         timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)  # the rest is the deadline's
-        connector = TCPConnector(limit=0, limit_per_host=100, keepalive_timeout=4)
+        # A name may stand for several replicas. If one has not answered after 20 ms, the next is tried, too; one that
+        # is gone is forgotten after a second.
+        names = {"ttl_dns_cache": 1, "happy_eyeballs_delay": 0.02}
+        connector = TCPConnector(limit=0, limit_per_host=100, keepalive_timeout=4, **names)
         self._session = ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=timeout)
 
     async def close(self) -> None:

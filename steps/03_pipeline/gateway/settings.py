@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated
 
-from pydantic import AfterValidator, AnyUrl, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AnyUrl, BeforeValidator, Field, SecretBytes, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import wires
+from api_key import read_api_key
 
 URL = TypeAdapter(AnyUrl)
 
@@ -46,13 +48,20 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(2, ge=0.1, le=60)  # for all services together
     max_body_bytes: int = Field(1_000_000, ge=1)
     drain_seconds: float = Field(2, ge=0, le=3600)
+    # In a file, since an environment is shown to whoever may inspect the process. None: nobody is asked for a key.
+    api_key: Annotated[SecretBytes | None, BeforeValidator(read_api_key)] = Field(
+        None, validation_alias="api_key_file", validate_default=False
+    )
 
 
+@cache  # when the service leaves, server.py asks again, and the file of the key may be gone
 def read_settings() -> Settings:
     """Read the environment, or end the program with a sentence that names the setting."""
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        shown = "" if "@" in str(first["input"]) else f" is {first['input']!r}"  # a password is not for the screen
-        sys.exit(f"{str(first['loc'][0]).upper()}{shown}: {first['msg'].removeprefix('Value error, ')}")
+        name, value = str(first["loc"][0]), first["input"]
+        # A password is not for the screen, nor is a key that somebody has taken for its file.
+        shown = "" if "@" in str(value) or name == "api_key_file" else f" is {value!r}"
+        sys.exit(f"{name.upper()}{shown}: {first['msg'].removeprefix('Value error, ')}")

@@ -35,7 +35,7 @@ class Database:
     All methods wait for the disk, so none is for an event loop.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str | sa.URL):
         # However many read, there is a connection to write with.
         self._readers, self._writer = create_pool(url), create_pool(url, pool_size=1, max_overflow=0)
         self._insert, self._bury, self._claim = map(self._insert_new, (RESULTS, DEAD_LETTERS, CLAIMS))
@@ -166,7 +166,7 @@ class Database:
         return Refused(503, f"the database cannot be used ({problem}): try again later", Retry_After="1")
 
 
-def create_pool(url: str, **options) -> sa.Engine:
+def create_pool(url: str | sa.URL, **options) -> sa.Engine:
     """Return a pool of connections to the database, none of which is open yet. The options are SQLAlchemy's."""
     is_sqlite = sa.make_url(url).get_backend_name() == "sqlite"
     of_sqlite = {"timeout": PATIENCE}

@@ -31,7 +31,7 @@ class Service:
     """
 
     def __init__(self, settings: Settings):
-        self._settings, self._database = settings, Database(settings.database_url)
+        self._settings, self._database = settings, Database(settings.database)
 
     async def start(self) -> None:
         """Open the database. One that cannot be used yet does not stop the service."""

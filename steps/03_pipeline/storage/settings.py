@@ -1,11 +1,12 @@
 """The settings of the service, all of them environment variables."""
 
 import sys
+from functools import cache
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from broker import read_urls
@@ -20,6 +21,10 @@ class Settings(BaseSettings):
     port: int = Field(8003, ge=0, le=65_535)
     workers: int = Field(1, ge=1)
     database_url: str = f"sqlite:///{Path(__file__).parent.as_posix()}/results.db"
+    # what the file holds; a password in DATABASE_URL is shown to all who may look at the environment of a process
+    database_password: str | None = Field(
+        None, validation_alias="database_password_file", validate_default=False, repr=False
+    )
     nats_url: str = ""  # of a broker, or of several with commas between them; results come over REST alone if not
     max_queue_bytes: int = Field(500_000_000, ge=1)  # of messages that wait in the broker
     max_write_bytes: int = Field(4_000_000, ge=1)  # in a request
@@ -39,6 +44,21 @@ class Settings(BaseSettings):
             raise ValueError("sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE is needed")
         return url
 
+    @field_validator("database_password", mode="before")
+    @classmethod
+    def is_in_a_file(cls, path: str, others: ValidationInfo) -> str:
+        url = make_url(others.data.get("database_url", "sqlite://"))
+        if url.drivername == "sqlite" or url.password:
+            raise ValueError("it is for a DATABASE_URL of PostgreSQL that has no password itself")
+        try:
+            password = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise ValueError(f"the file with the password cannot be read ({why})") from None
+        if not password:
+            raise ValueError("the file with the password is empty")
+        return password
+
     @field_validator("nats_url")
     @classmethod
     def names_a_broker(cls, urls: str) -> str:
@@ -50,7 +70,14 @@ class Settings(BaseSettings):
             raise ValueError(wanted) from None
         return urls
 
+    @property
+    def database(self) -> URL:
+        """DATABASE_URL, with the password if that is in a file. As text, SQLAlchemy shows neither."""
+        url = make_url(self.database_url)
+        return url.set(password=self.database_password) if self.database_password else url
 
+
+@cache  # when the service leaves, server.py asks again, and the file of the password may be gone
 def read_settings() -> Settings:
     """Read the environment, or end the program with a sentence that names the setting."""
     try:
@@ -58,5 +85,6 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        shown = "" if name.endswith("_url") else f" is {first['input']!r}"  # a password is not for the screen
+        # A password is not for the screen, nor is one that somebody has taken for its file.
+        shown = "" if name.endswith(("_url", "_file")) else f" is {first['input']!r}"
         sys.exit(f"{name.upper()}{shown}: {first['msg'].removeprefix('Value error, ').lower()}")

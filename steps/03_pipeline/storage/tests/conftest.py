@@ -16,10 +16,17 @@ from starlette.testclient import TestClient
 
 import app
 from database import Database
-from settings import Settings
+from settings import Settings, read_settings
 
 SERVICE = Path(app.__file__).parent
 APP = ["app.py"]
+
+
+@pytest.fixture(autouse=True)
+def settings_are_read_anew():
+    read_settings.cache_clear()
+    yield
+    read_settings.cache_clear()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

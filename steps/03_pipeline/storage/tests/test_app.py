@@ -378,6 +378,38 @@ def test_a_database_url_of_another_kind_ends_the_program_without_telling_a_passw
     assert "hunter2" not in str(ended.value)
 
 
+def test_a_password_in_a_file_is_used_and_never_told(monkeypatch, tmp_path):
+    file = tmp_path / "password"
+    file.write_text("hunter/2@\n")
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://someone@host/results")
+    monkeypatch.setenv("DATABASE_PASSWORD_FILE", str(file))
+    settings = read_settings()
+    assert (settings.database.password, settings.database.host) == ("hunter/2@", "host")
+    assert "hunter" not in f"{settings!r} {settings.database}"
+
+
+@pytest.mark.parametrize(
+    ("url", "content", "sentence"),
+    [
+        ("postgresql+psycopg://someone@host/results", None, "the file with the password cannot be read (no such"),
+        ("postgresql+psycopg://someone@host/results", b" \n", "the file with the password is empty"),
+        ("postgresql+psycopg://someone@host/results", b"\xff", "the file with the password cannot be read (it is no"),
+        ("postgresql+psycopg://someone:hunter2@host/results", b"x", "it is for a database_url of postgresql that has "),
+        ("sqlite:///results.db", b"x", "it is for a database_url of postgresql that has no password itself"),
+    ],
+)
+def test_a_password_file_that_is_of_no_use_ends_the_program(monkeypatch, tmp_path, url, content, sentence):
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("DATABASE_PASSWORD_FILE", str(file))
+    with pytest.raises(SystemExit) as ended:
+        read_settings()
+    assert str(ended.value).startswith(f"DATABASE_PASSWORD_FILE: {sentence}")
+    assert "hunter2" not in str(ended.value)
+
+
 @pytest.mark.parametrize(("name", "value"), [("PORT", "eighty"), ("WORKERS", "0"), ("MAX_WRITE_QUEUE", "none")])
 def test_a_setting_that_makes_no_sense_ends_the_program_with_a_sentence(monkeypatch, name, value):
     monkeypatch.setenv(name, value)

@@ -1,0 +1,117 @@
+"""Read a picture that somebody sends: from the bytes of a PNG or JPEG, of whatever kind, to its ink."""
+
+import warnings
+from io import BytesIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile
+
+from paper import lift_ink
+
+SIDE = 512  # pixels; a larger picture is reduced, so that the ink has at most so many rows and columns
+STRIP = 2**20  # pixels that are reduced at a time
+SCANS = 100  # a progressive JPEG has about ten; each goes through the whole picture
+# EXIF orientation: whether the camera's picture is to be mirrored, then how many quarters to turn it, counter-clockwise
+TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
+
+Image.MAX_IMAGE_PIXELS = None  # we have our own limit
+# A file can make Pillow warn ten thousand times, in words of its own choice, and Python would remember them all.
+warnings.filterwarnings("ignore", module="PIL")
+
+
+class PictureError(Exception):
+    """A picture that there is no ink to get from; the text is a sentence that says why, `status` is HTTP's."""
+
+    status: int
+
+
+class Broken(PictureError):
+    status = 400
+
+
+class TooLarge(PictureError):
+    status = 413
+
+
+class Blank(PictureError):
+    status = 422
+
+
+def read_ink(content: bytes, max_pixels: int) -> np.ndarray:
+    """Return the ink in a picture, from 0 (none) to 1 (a full line), float32 of shape (height, width), each up to 512.
+
+    Dark on light or light on dark, drawn, scanned or photographed. Raises TooLarge before anything is decoded, Broken
+    if the content is no whole PNG or JPEG, Blank if nothing is drawn.
+    """
+    ink = lift_ink(upright_grey(decode(content, max_pixels)))
+    if ink is None:
+        raise Blank("the picture is blank: nothing on it stands out from the paper")
+    return ink
+
+
+def decode(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """Return the image that the bytes of a file contain."""
+    try:
+        image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
+        check_size(image, content, max_pixels)
+        image.draft("L", (SIDE, SIDE))  # a large JPEG can be decoded at a fraction of its size
+        image.load()
+        if image.mode == "P":  # whether its palette makes sense shows when a pixel needs it
+            image.crop((0, 0, 1, 1)).convert("LA" if image.has_transparency_data else "L")
+        return image
+    except PictureError:
+        raise
+    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error … : decoders have no other say
+        raise Broken("the body is not a PNG or JPEG that can be read: is the file whole?") from error
+
+
+def check_size(image: ImageFile.ImageFile, content: bytes, max_pixels: int) -> None:
+    """Raise TooLarge if it would take too long to decode, by what the file's header says."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooLarge(f"the picture has {width:,} x {height:,} pixels and may have {max_pixels:,}: send a smaller one")
+    if image.format != "PNG" and content.count(b"\xff\xda") > SCANS:
+        raise TooLarge(f"the JPEG has more than {SCANS} scans: save it as a baseline JPEG")
+
+
+def upright_grey(image: ImageFile.ImageFile) -> np.ndarray:
+    """Return the levels of an image, 0 to 255, upright, float32 of shape (height, width), each up to 512."""
+    if image.mode.startswith("I"):  # 16 bits; some cameras and tools use fewer of them
+        levels = reduced(image, "F")
+        levels *= 255 / max(levels.max(), 1)
+    elif image.has_transparency_data:
+        levels = with_background(*np.moveaxis(reduced(image, "LA"), -1, 0))
+    else:
+        levels = reduced(image, "L")
+    mirrored, quarters = TURNS.get(orientation(image), (False, 0))
+    return np.rot90(levels[:, ::-1] if mirrored else levels, quarters)
+
+
+def reduced(image: Image.Image, mode: str) -> np.ndarray:
+    """Return an image in another mode, as the means of blocks, float32 of shape (height, width[, bands])."""
+    width, height = image.size
+    block = -(-max(width, height) // SIDE)
+    rows = block * max(1, STRIP // (width * block))
+    strips = []
+    for top in range(0, height, rows):  # strip by strip, as a second copy of the whole would take as much memory again
+        strip = image.crop((0, top, width, min(top + rows, height))).convert(mode)
+        strips.append(np.asarray(strip.reduce(block), dtype=np.float32))
+    return np.concatenate(strips)
+
+
+def with_background(levels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Put black or white behind what is transparent. `alpha` is 0 to 255, from transparent to opaque."""
+    if not alpha.any():
+        return alpha
+    shown = levels[alpha > alpha.max() / 2]
+    light = np.median(shown) > 127
+    has_paper = shown.size > levels.size / 2 and shown.std() > 32
+    background = 255 if light == has_paper else 0  # paper goes on as it is, and lines alone want to be seen
+    return background + (levels - background) * (alpha / 255)
+
+
+def orientation(image: Image.Image):
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # the camera's notes can be broken in as many ways as the picture, but we can do without them
+        return None

@@ -1,0 +1,55 @@
+"""What POST /features takes and gives, as types for the manual at /docs."""
+
+from functools import partial
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+from errors import documented
+
+CONTENT_TYPES = ("image/png", "image/jpeg", "application/octet-stream")
+# fmt: off
+SEVEN = [
+    0, 0,  7,  8, 13, 16, 15, 1,
+    0, 0,  7,  7,  4, 11, 12, 0,
+    0, 0,  0,  0,  8, 13,  1, 0,
+    0, 4,  8,  8, 15, 15,  6, 0,
+    0, 2, 11, 15, 15,  4,  0, 0,
+    0, 0,  0, 16,  5,  0,  0, 0,
+    0, 0,  9, 15,  1,  0,  0, 0,
+    0, 0, 13,  5,  0,  0,  0, 0,
+]
+# fmt: on
+
+
+class Picture(RootModel[bytes]):
+    """The bytes of a PNG or JPEG, as they are in a file."""
+
+    model_config = ConfigDict(json_schema_extra={"format": "binary"})
+
+    @classmethod
+    def parse(cls, body: bytes) -> "Picture":
+        return cls.model_construct(body)
+
+
+# FastAPI takes one type of content for a body. These are the others.
+MORE_TYPES = {"content": {kind: {"schema": {"$ref": "#/components/schemas/Picture"}} for kind in CONTENT_TYPES[1:]}}
+
+
+class FeaturesReply(BaseModel):
+    features: list[int] = Field(
+        description="8x8 pixels, row by row, each a whole number from 0 (no ink) to 16",
+        min_length=64,
+        max_length=64,
+        examples=[SEVEN],
+    )
+    version: str = Field(description="how the features were made", examples=["v2"])
+
+
+SENTENCES = {  # what the service says, or one of the kind
+    400: "the body is not a PNG or JPEG that can be read: is the file whole?",
+    413: "the picture has 9,000 x 6,000 pixels and may have 16,000,000: send a smaller one",
+    415: "send a PNG or JPEG, with the header Content-Type: image/png or image/jpeg",
+    422: "the picture is blank: nothing on it stands out from the paper",
+    503: "too many pictures are waiting: try again in a second",
+}
+error_replies = partial(documented, SENTENCES)

@@ -1,0 +1,32 @@
+"""The settings of the service, all of them environment variables."""
+
+import sys
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """HOST, PORT, WORKERS and so on; README.md says what each is for."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8001, ge=0, le=65_535)
+    workers: int = Field(1, ge=1)
+    preprocess_version: Literal["v1", "v2"] = "v2"
+    max_body_bytes: int = Field(1_000_000, ge=1)
+    max_pixels: int = Field(16_000_000, ge=1)  # in a picture
+    max_pictures: int = Field(64, ge=1)  # that wait for a thread
+    threads: int = Field(2, ge=1)
+    drain_seconds: float = Field(2, ge=0, le=3600)
+
+
+def read_settings() -> Settings:
+    """Read the environment, or end the program with a sentence that names the setting."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        sys.exit(f"{str(first['loc'][0]).upper()} is {first['input']!r}: {first['msg'].lower()}")

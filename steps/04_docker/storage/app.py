@@ -1,0 +1,124 @@
+"""Keep what the pipeline has answered: POST /results stores results, GET /results lists them, newest first."""
+
+import gc
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import PlainTextResponse
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.routing import Match
+from starlette.types import ASGIApp
+
+import schemas
+import server
+import telemetry
+from errors import HANDLERS, Refused, answer_http_error
+from fast import FastRoute, Shortcut
+from over_nats import Consumer
+from schemas import error_replies
+from service import Service
+from settings import Settings, read_settings
+
+
+def answer_other_method(request: Request, error: HTTPException) -> Response:
+    """Name all methods of a path. Starlette names those of one route, and /results has two."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    error.headers = {"Allow": ", ".join(sorted({method for route in routes for method in route.methods}))}
+    return answer_http_error(request, error)
+
+
+def create_app(settings: Settings | None = None) -> ASGIApp:
+    """Build the service by `settings`, or by those in the environment."""
+    settings = settings or read_settings()
+    service = Service(settings)
+    consumer = Consumer(settings, service) if settings.nats_url else None
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI):
+        await service.start()
+        if consumer:
+            consumer.start()
+        # What has been imported stays. A garbage collector that goes through it again halts every request.
+        gc.collect()
+        gc.freeze()
+        yield {"leaving": False}
+        if consumer:
+            await consumer.stop()
+        await service.stop()
+        telemetry.log_lines.flush()
+
+    # FastAPI, with the assets of /docs from this machine instead of from the internet
+    app = FastAPIOffline(
+        title="storage",
+        description="Keeps every prediction of the pipeline, once.",
+        lifespan=lifespan,
+        exception_handlers={**HANDLERS, 405: answer_other_method},
+    )
+    fast = APIRouter(route_class=FastRoute)
+
+    @fast.post(
+        "/results",
+        tags=["Results"],
+        summary="Store results",
+        response_model=schemas.StoreReply,
+        responses=error_replies(400, 413, 415, 422, 503),
+        max_body_size=settings.max_write_bytes,
+    )
+    async def store(request: schemas.StoreRequest):
+        """Store each result whose id is new. When this answers, all of them are on disk."""
+        await service.store(request.results)
+        return {"stored": len(request.results)}
+
+    @fast.post(
+        "/claims",
+        tags=["Results"],
+        summary="Claim a key",
+        response_model=schemas.ClaimReply,
+        responses=schemas.claim_error_replies(400, 413, 415, 422, 503),
+        max_body_size=settings.max_write_bytes,
+    )
+    async def claim(request: schemas.ClaimRequest):
+        """Give an Idempotency-Key to a request, for a day. The same request gets it again, another one 422."""
+        await service.claim(request)
+        return {"claimed": True}
+
+    app.routes.extend(fast.routes)  # include_router would wrap them in what they avoid
+
+    @app.get("/results", tags=["Results"], summary="List results, newest first", responses=error_replies(422, 503))
+    def newest(request: Annotated[schemas.ListRequest, Query()]) -> schemas.ListReply:
+        """List a page of results, of one predicted digit or of all."""
+        return service.newest(request)
+
+    @app.get("/results/summary", tags=["Results"], summary="Count results", responses=error_replies(503))
+    def count() -> schemas.SummaryReply:
+        """Count all results, by predicted digit and by model version."""
+        return service.count()
+
+    @app.get("/dead-letters", tags=["Operations"], summary="List dead letters", responses=error_replies(422, 503))
+    def dead_letters(page: Annotated[schemas.Page, Query()]) -> schemas.DeadLettersReply:
+        """List a page of what came through the broker and cannot be stored, newest first."""
+        return service.dead_letters(page)
+
+    @app.get("/livez", tags=["Operations"], summary="The process is up")
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["Operations"], summary="The process can do its work", responses=error_replies(503))
+    async def readyz(request: Request) -> schemas.ReadyReply:
+        if request.state.leaving:  # server.py sets it
+            raise Refused(503, "the service is shutting down")
+        if consumer:
+            consumer.require_broker()
+        return await service.ready()
+
+    @app.get("/metrics", tags=["Operations"], summary="Counts and durations", response_class=PlainTextResponse)
+    def metrics():
+        return PlainTextResponse(telemetry.metrics(), media_type=CONTENT_TYPE_LATEST)
+
+    return telemetry.Telemetry(Shortcut(app))
+
+
+if __name__ == "__main__":
+    server.run("app:create_app", read_settings())

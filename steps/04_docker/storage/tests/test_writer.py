@@ -1,0 +1,131 @@
+import asyncio
+import threading
+
+import pytest
+from samples import row
+
+import writer
+from errors import Refused
+from writer import Writer
+
+
+class Disk:
+    """Takes rows as Database.insert does, when its gate is open, and remembers the commits."""
+
+    def __init__(self):
+        self.gate, self.begun, self.commits = threading.Event(), threading.Event(), []
+        self.refuses = False
+
+    def insert(self, rows: list[dict]) -> None:
+        self.begun.set()
+        assert self.gate.wait(10)
+        if self.refuses:
+            self.commits.append("refused")
+            raise Refused(503, "the disk is full")
+        if any(row["id"] == "poison" for row in rows):
+            raise ValueError("poison")
+        self.commits.append([row["id"] for row in rows])
+
+
+def write_while_a_commit_is_under_way(disk: Disk, ids: list[str], max_queue: int = 4096, cancel: str | None = None):
+    """Return what came of each of `ids`, which were written while that of "first" was being committed."""
+
+    async def main():
+        group = Writer(disk.insert, max_queue)
+        first = asyncio.create_task(group.write([row("first")]))
+        assert await asyncio.to_thread(disk.begun.wait, 10)
+        others = [asyncio.create_task(group.write([row(id)])) for id in ids]
+        await asyncio.sleep(0)  # they are in the queue, or refused
+        if cancel:
+            others[ids.index(cancel)].cancel()
+        disk.gate.set()
+        outcomes = await asyncio.wait_for(asyncio.gather(first, *others, return_exceptions=True), 10)
+        await group.drain()
+        return outcomes[1:]
+
+    return asyncio.run(main())
+
+
+def test_what_comes_during_a_commit_is_written_by_the_next():
+    disk = Disk()
+    assert write_while_a_commit_is_under_way(disk, ["a", "b", "c"]) == [None, None, None]
+    assert disk.commits == [["first"], ["a", "b", "c"]]
+
+
+def test_a_poisoned_row_fails_alone():
+    disk = Disk()
+    a, poison, b = write_while_a_commit_is_under_way(disk, ["a", "poison", "b"])
+    assert (a, str(poison), b) == (None, "poison", None)
+    assert disk.commits == [["first"], ["a"], ["b"]]
+
+
+def test_a_full_disk_is_tried_once_for_all_who_wait():
+    disk = Disk()
+    disk.refuses = True
+    outcomes = write_while_a_commit_is_under_way(disk, ["a", "b", "c"])
+    assert [outcome.sentence for outcome in outcomes] == ["the disk is full"] * 3
+    assert disk.commits == ["refused", "refused"]
+
+
+def test_a_full_queue_is_refused_and_what_waits_in_it_is_written():
+    disk = Disk()
+    a, b, c = write_while_a_commit_is_under_way(disk, ["a", "b", "c"], max_queue=3)
+    assert (a, b, c.status, c.headers) == (None, None, 503, {"Retry-After": "1"})
+    assert c.sentence == "too many results wait for the disk: try again in a second"
+    assert disk.commits == [["first"], ["a", "b"]]
+
+
+def test_what_a_client_that_has_gone_left_behind_is_written_all_the_same():
+    disk = Disk()
+    a, b = write_while_a_commit_is_under_way(disk, ["a", "b"], cancel="a")
+    assert (type(a), b) == (asyncio.CancelledError, None)
+    assert disk.commits == [["first"], ["a", "b"]]
+
+
+def test_a_disk_that_does_not_answer_is_refused_in_time_and_the_row_is_written_when_it_does(monkeypatch):
+    monkeypatch.setattr(writer, "ANSWER_SECONDS", 0.02)
+    disk = Disk()
+
+    async def main():
+        slow = writer.Writer(disk.insert)
+        with pytest.raises(Refused, match="^the database does not answer: try again later$"):
+            await asyncio.wait_for(slow.write([row("a")]), 10)
+        disk.gate.set()
+        await slow.drain()
+
+    asyncio.run(main())
+    assert disk.commits == [["a"]]
+
+
+def test_a_queue_that_was_full_takes_rows_again():
+    disk = Disk()
+    disk.gate.set()
+
+    async def main():
+        group = Writer(disk.insert, max_queue=1)
+        for number in range(5):
+            await asyncio.wait_for(group.write([row(str(number))]), 10)
+            await asyncio.wait_for(group.write([]), 10)
+        await group.drain()
+
+    asyncio.run(main())
+    assert disk.commits == [["0"], [], ["1"], [], ["2"], [], ["3"], [], ["4"], []]
+
+
+def test_draining_writes_what_waits_and_takes_nothing_more():
+    disk = Disk()
+
+    async def main():
+        group = Writer(disk.insert)
+        writing = [asyncio.create_task(group.write([row(id)])) for id in "abc"]
+        await asyncio.sleep(0)
+        draining = asyncio.create_task(group.drain())
+        await asyncio.sleep(0)
+        with pytest.raises(Refused):
+            await group.write([row("late")])
+        disk.gate.set()
+        await asyncio.wait_for(draining, 10)
+        assert [written.done() for written in writing] == [True] * 3
+
+    asyncio.run(main())
+    assert sorted(id for commit in disk.commits for id in commit) == ["a", "b", "c"]

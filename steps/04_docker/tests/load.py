@@ -1,0 +1,116 @@
+"""Requests without a pause, and an audit of what became of every answer."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import requests
+
+from stack import Stack, wait_until
+
+ROW = [0, 0, 5, 13, 9, 1, 0, 0, 0, 0, 13, 15, 10, 15, 5, 0, 0, 3, 15, 2, 0, 11, 8, 0, 0, 4, 12, 0, 0, 8, 8, 0]
+ROW += [0, 5, 8, 0, 0, 9, 8, 0, 0, 4, 11, 0, 1, 12, 7, 0, 0, 2, 14, 5, 10, 12, 0, 0, 0, 0, 6, 13, 10, 0, 0, 0]
+
+
+class Answer(NamedTuple):
+    key: str  # the X-Request-ID
+    at: float  # seconds after the load began
+    seconds: float
+    status: int  # 0: no answer
+    body: dict
+
+
+class Load:
+    """`clients` that send without a pause while the block runs, each request with an X-Request-ID of its own.
+
+    What is sent is a row of features, or what `sent` says, as requests.post takes it. `rate` limits the requests per
+    second of all clients together. Nothing is sent twice: `answers` shows what each request got.
+    """
+
+    def __init__(self, stack: Stack, clients: int = 8, rate: float | None = None, **sent):
+        self._stack, self._clients, self._rate = stack, clients, rate
+        self._sent = sent or {"json": {"features": ROW}}
+        self.answers: list[Answer] = []
+        self._over, self._turn, self._asked = threading.Event(), threading.Lock(), 0
+
+    def __enter__(self):
+        self.began = time.monotonic()
+        self._pool = ThreadPoolExecutor(self._clients)
+        self._work = [self._pool.submit(self._client) for _ in range(self._clients)]
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._pool.shutdown()
+        for work in self._work:
+            work.result()
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def wait_for(self, answers: int, seconds: float = 60) -> None:
+        """Return when so many more answers have come."""
+        enough = len(self.answers) + answers
+        wait_until(lambda: len(self.answers) >= enough, seconds)
+
+    def _client(self) -> None:
+        url, session = self._stack.url + "/inferir", requests.Session()
+        session.trust_env = False  # a proxy is for the internet
+        while not self._over.is_set():
+            with self._turn:
+                number, self._asked = self._asked, self._asked + 1
+            if self._rate and self._over.wait(max(0, number / self._rate - self.elapsed())):
+                return
+            key, begin = f"{self._stack.project}-{id(self):x}-{number}", time.monotonic()
+            headers = {**self._sent.get("headers", {}), "X-Request-ID": key}
+            try:
+                reply = session.post(url, timeout=10, **{**self._sent, "headers": headers})
+                status, body = reply.status_code, reply.json()
+            except (requests.RequestException, ValueError):
+                status, body = 0, {}
+            took = time.monotonic() - begin
+            self.answers.append(Answer(key, self.elapsed(), took, status, body))
+            if status != 200:
+                self._over.wait(0.05)
+
+
+class Audit(NamedTuple):
+    """What became of the answers. `lost` and `doubled` have to be 0."""
+
+    answered: int  # requests that got a prediction
+    acknowledged: int  # of which the client was told that they are stored, or queued
+    lost: int  # of those, not in the table
+    doubled: int  # requests that are in the table more than once
+    failed: int  # requests that got no prediction
+
+
+def audit(stack: Stack, answers: list[Answer], seconds: float = 60) -> Audit:
+    """Compare what clients were told with what is in the table, once nothing waits in the broker any more."""
+    wait_until_drained(stack, seconds)
+    keys = [row[0] for row in stack.sql("SELECT request_id FROM results")]
+    stored, answered = set(keys), [answer for answer in answers if answer.status == 200]
+    acknowledged = [answer for answer in answered if answer.body["stored"]]
+    return Audit(
+        answered=len(answered),
+        acknowledged=len(acknowledged),
+        lost=sum(answer.key not in stored for answer in acknowledged),
+        doubled=len(keys) - len(stored),
+        failed=len(answers) - len(answered),
+    )
+
+
+def wait_until_drained(stack: Stack, seconds: float = 60) -> None:
+    """Return when nothing waits in the broker, and nothing is on its way from there to the database."""
+    wait_until(lambda: waiting(stack) == 0, seconds)
+
+
+def waiting(stack: Stack) -> int | None:
+    """How many messages the broker keeps until storage has stored them; None while it cannot be asked."""
+    try:
+        told = stack.run_in("broker", "wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?streams=true")
+    except RuntimeError:
+        return None
+    streams = [stream for account in json.loads(told)["account_details"] for stream in account["stream_detail"]]
+    return sum(stream["state"]["messages"] for stream in streams if stream["name"] == "RESULTS")

@@ -1,0 +1,166 @@
+"""The containers of one Compose project, on a port of their own: started, broken and taken away from Python."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+
+STEP = Path(__file__).resolve().parent.parent
+START_SECONDS = 900  # the first time, images are built and the model is trained
+
+
+class Stack:
+    """The pipeline from `folder`, which holds compose.yaml. Settings are those that compose.yaml asks for.
+
+    Its project, port, images, volumes and networks are its own, so it meets no other on the same machine. Use it with
+    `with`: at the end of the block nothing of it is left, and nothing that it kept.
+    """
+
+    def __init__(self, folder: Path = STEP, **settings: str):
+        self.folder, self.project, self.port = folder, f"inferir-{uuid.uuid4().hex[:8]}", free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.settings = {"COMPOSE_PROJECT_NAME": self.project, "PORT": str(self.port), **settings}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.compose("down", "--volumes", "--rmi=local", "--remove-orphans", "--timeout=5", seconds=120)
+
+    # starting, and what Compose and Docker say
+
+    def up(self, *arguments: str) -> None:
+        """docker compose up --build --wait. RuntimeError with the end of the log if it fails."""
+        self.compose("up", "--build", "--wait", "--quiet-pull", *arguments, seconds=START_SECONDS)
+
+    def compose(self, *arguments: str, seconds: float = 120, content: bytes | None = None) -> str:
+        """Run `docker compose` and return what it prints. RuntimeError if it fails, TimeoutExpired if it is late."""
+        return run(["docker", "compose", *arguments], self.folder, self.settings, seconds, content)
+
+    def docker(self, *arguments: str, seconds: float = 60) -> str:
+        return run(["docker", *arguments], self.folder, self.settings, seconds)
+
+    def containers(self, service: str) -> list[str]:
+        """The ids of the service's containers, running or not, oldest first."""
+        ids = self.compose("ps", "--all", "--quiet", "--orphans=false", service).split()
+        return sorted(ids, key=lambda id: self.inspect(id)["Created"])
+
+    def inspect(self, id: str) -> dict:
+        return json.loads(self.docker("inspect", id))[0]
+
+    def logs(self, service: str, lines: int = 50) -> str:
+        return self.compose("logs", "--no-log-prefix", "--no-color", f"--tail={lines}", service)
+
+    def run_in(self, service: str, *command: str, content: bytes | None = None) -> str:
+        """Run a command in the service's container, with `content` for its standard input."""
+        return self.compose("exec", "-T", service, *command, content=content)
+
+    # breaking
+
+    def crash(self, service: str) -> None:
+        """End the program in each container, as a fault of its own would. Docker starts it again.
+
+        `docker kill` would not do: Docker starts nothing again that it was told to end. Process 1 is Docker's own init,
+        and the program is its child.
+        """
+        for id in self.containers(service):
+            self.docker("exec", id, "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
+
+    def kill(self, service: str) -> None:
+        """End it with no warning; it stays away until start()."""
+        self.compose("kill", service)
+
+    def start(self, *services: str) -> None:
+        self.compose("up", "--no-build", "--no-deps", "--no-recreate", "--wait", *services, seconds=120)
+
+    def pause(self, service: str) -> None:
+        """Let it hang: its connections stay open, and nobody answers."""
+        self.compose("pause", service)
+
+    def unpause(self, service: str) -> None:
+        self.compose("unpause", service)
+
+    def disconnect(self, service: str, network: str = "back") -> None:
+        """Pull the plug of one network."""
+        for id in self.containers(service):
+            self.docker("network", "disconnect", f"{self.project}_{network}", id)
+
+    def connect(self, service: str, network: str = "back") -> None:
+        for id in self.containers(service):
+            self.docker("network", "connect", f"--alias={service}", f"{self.project}_{network}", id)
+
+    # asking
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(self.url + path, timeout=10)
+
+    def post(self, **sent) -> requests.Response:
+        return requests.post(self.url + "/inferir", timeout=10, **sent)
+
+    def unready(self) -> list[str]:
+        """Which services the gateway finds not to be ready; ["gateway"] if it is not there itself."""
+        try:
+            return [name for name, health in self.get("/services").json().items() if not health["ready"]]
+        except (requests.RequestException, ValueError):
+            return ["gateway"]
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        wait_until(lambda: not self.unready(), seconds)
+
+    def sql(self, query: str) -> list[list[str]]:
+        """Ask the database, past storage. Returns rows of texts."""
+        command = ["psql", "--username=inferir", "--no-align", "--tuples-only", "--quiet", f"--command={query}"]
+        return [line.split("|") for line in self.run_in("database", *command).splitlines()]
+
+
+def run(
+    command: list[str], folder: Path, settings: dict[str, str], seconds: float, content: bytes | None = None
+) -> str:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **settings},
+        input=content,
+        stdin=subprocess.DEVNULL if content is None else None,
+        capture_output=True,
+        timeout=seconds,
+    )
+    if done.returncode:
+        said = (done.stdout + done.stderr).decode(errors="replace")[-3000:]
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
+    return done.stdout.decode(errors="replace")
+
+
+def missing() -> str:
+    """What this machine lacks to run containers, in a sentence; "" if nothing."""
+    if not shutil.which("docker"):
+        return "Docker is not installed: install Docker Desktop or Docker Engine"
+    try:
+        for command, remedy in ((["info"], "start Docker"), (["compose", "version"], "install Docker Compose 2.20")):
+            if subprocess.run(["docker", *command], capture_output=True, timeout=60).returncode:
+                return f"`docker {' '.join(command)}` fails: {remedy}"
+    except subprocess.TimeoutExpired:
+        return "Docker does not answer: start it again"
+    return ""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30, pause: float = 0.1) -> None:
+    """Return when the condition holds. TimeoutError if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so within {seconds:g} s")
+        time.sleep(pause)
