@@ -30,6 +30,7 @@ class Copy:
         self.folder = shutil.copytree(STEP, folder / "copied out", ignore=ignored)
         self.port, self.project = free_port(), f"copied-out-{uuid.uuid4().hex[:8]}"
         self.env = environment(None) | {"COMPOSE_PROJECT_NAME": self.project, "PORT": str(self.port)}
+        self.nameless_before = self.nameless()
 
     def run(self, script: str, seconds: float = 900) -> str:
         """Run a shell script of the README, and return what it prints."""
@@ -47,7 +48,12 @@ class Copy:
 
     def left(self) -> dict[str, str]:
         found = {kind: self.run(f"docker {command.format(self.project)}") for kind, command in LEFT.items()}
+        found["volumes without a name"] = "\n".join(self.nameless() - self.nameless_before)
         return {kind: ids for kind, ids in found.items() if ids}
+
+    def nameless(self) -> set[str]:
+        """Volumes that Docker makes because an image asks for them. Nothing says whose they are."""
+        return {volume for volume in self.run("docker volume ls --quiet").split() if len(volume) == 64}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ class Answer(NamedTuple):
     seconds: float
     status: int  # 0: no answer
     body: dict
+    rows: int = 1  # that were asked about
 
 
 class Load:
@@ -32,6 +34,9 @@ class Load:
     def __init__(self, stack: Stack, clients: int = 8, rate: float | None = None, **sent):
         self._stack, self._clients, self._rate = stack, clients, rate
         self._sent = sent or {"json": {"features": ROW}}
+        features = self._sent.get("json", {}).get("features", ROW)
+        self._rows = len(features) if isinstance(features[0], list) else 1
+        self.name = uuid.uuid4().hex[:8]
         self.answers: list[Answer] = []
         self._over, self._turn, self._asked = threading.Event(), threading.Lock(), 0
 
@@ -63,7 +68,7 @@ class Load:
                 number, self._asked = self._asked, self._asked + 1
             if self._rate and self._over.wait(max(0, number / self._rate - self.elapsed())):
                 return
-            key, begin = f"{self._stack.project}-{id(self):x}-{number}", time.monotonic()
+            key, begin = f"{self.name}-{number}", time.monotonic()
             headers = {**self._sent.get("headers", {}), "X-Request-ID": key}
             try:
                 reply = session.post(url, timeout=10, **{**self._sent, "headers": headers})
@@ -71,7 +76,7 @@ class Load:
             except (requests.RequestException, ValueError):
                 status, body = 0, {}
             took = time.monotonic() - begin
-            self.answers.append(Answer(key, self.elapsed(), took, status, body))
+            self.answers.append(Answer(key, self.elapsed(), took, status, body, self._rows))
             if status != 200:
                 self._over.wait(0.05)
 
@@ -81,22 +86,23 @@ class Audit(NamedTuple):
 
     answered: int  # requests that got a prediction
     acknowledged: int  # of which the client was told that they are stored, or queued
-    lost: int  # of those, not in the table
-    doubled: int  # requests that are in the table more than once
+    lost: int  # of those, not in the table with all their rows
+    doubled: int  # requests of which the table has more rows than were asked about
     failed: int  # requests that got no prediction
 
 
 def audit(stack: Stack, answers: list[Answer], seconds: float = 60) -> Audit:
     """Compare what clients were told with what is in the table, once nothing waits in the broker any more."""
     wait_until_drained(stack, seconds)
-    keys = [row[0] for row in stack.sql("SELECT request_id FROM results")]
-    stored, answered = set(keys), [answer for answer in answers if answer.status == 200]
+    counts = stack.sql("SELECT request_id, count(*) FROM results GROUP BY request_id")
+    stored, rows = {key: int(count) for key, count in counts}, {answer.key: answer.rows for answer in answers}
+    answered = [answer for answer in answers if answer.status == 200]
     acknowledged = [answer for answer in answered if answer.body["stored"]]
     return Audit(
         answered=len(answered),
         acknowledged=len(acknowledged),
-        lost=sum(answer.key not in stored for answer in acknowledged),
-        doubled=len(keys) - len(stored),
+        lost=sum(stored.get(answer.key, 0) < answer.rows for answer in acknowledged),
+        doubled=sum(stored.get(key, 0) > count for key, count in rows.items()),
         failed=len(answers) - len(answered),
     )
 

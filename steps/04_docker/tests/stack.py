@@ -78,6 +78,7 @@ class Stack:
         self.compose("kill", service)
 
     def start(self, *services: str) -> None:
+        """Start it again, and return when it is ready."""
         self.compose("up", "--no-build", "--no-deps", "--no-recreate", "--wait", *services, seconds=120)
 
     def pause(self, service: str) -> None:
@@ -96,7 +97,26 @@ class Stack:
         for id in self.containers(service):
             self.docker("network", "connect", f"--alias={service}", f"{self.project}_{network}", id)
 
+    def limit_memory(self, service: str, megabytes: int) -> None:
+        """RuntimeError, on some machines, if it takes more already."""
+        limit = f"{megabytes}m"
+        self.docker("update", f"--memory={limit}", f"--memory-swap={limit}", *self.containers(service))
+
     # asking
+
+    def restarts(self, service: str) -> int:
+        """How often Docker has started its containers again by itself."""
+        return sum(self.inspect(id)["RestartCount"] for id in self.containers(service))
+
+    def memory(self, service: str) -> int:
+        """Megabytes that its program takes, without what the kernel keeps of files."""
+        kept = "cat /sys/fs/cgroup/memory.stat /sys/fs/cgroup/memory/memory.stat 2>/dev/null || true"  # cgroup v2, v1
+        lines = dict(line.split() for line in self.run_in(service, "sh", "-c", kept).splitlines())
+        return int(lines.get("anon") or lines["total_rss"]) >> 20
+
+    def address(self, service: str, network: str = "back") -> str:
+        (id,) = self.containers(service)
+        return self.inspect(id)["NetworkSettings"]["Networks"][f"{self.project}_{network}"]["IPAddress"]
 
     def get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, timeout=10)

@@ -1,0 +1,142 @@
+"""What still works while a service is down, hangs or is cut off, and how soon all of it works again."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import pytest
+import requests
+
+from load import ROW, Load, audit
+from stack import STEP, Stack, wait_until
+
+DEADLINE, MARGIN = 2, 0.5  # seconds; the gateway's, and what a busy machine may add
+BACK_SECONDS = 30  # to start the slowest of them takes most of it
+ROUNDS = 2, 4  # of questions: one when the fault is new and one when it is known; more if a slow disk spoils an answer
+
+PICTURE = {"data": (STEP / "sample_drawing.png").read_bytes(), "headers": {"Content-Type": "image/png"}}
+QUESTIONS = {
+    "a row": ("POST", "/inferir", {"json": {"features": ROW}}),
+    "a picture": ("POST", "/inferir", PICTURE),
+    "the history": ("GET", "/results?limit=100", {}),
+}
+ALL_WELL = "200, queued", "200, queued", "200"
+EXPECTED = {  # the answers to these
+    "preprocess": ("200, queued", "503", "200"),
+    "inference": ("503", "503", "200"),
+    "storage": ("200, queued", "200, queued", "503"),
+    "broker": ("200, not stored", "200, not stored", "503"),
+    "database": ("200, queued", "200, queued", "503"),
+    "gateway": ("no answer", "no answer", "no answer"),
+}
+CUT_OFF = {**EXPECTED, "gateway": ("503", "503", "503")}  # from the others, not from its clients
+NETWORK = {"database": "data"}  # the others are in "back"
+
+
+class Answer(NamedTuple):
+    shown: str
+    seconds: float
+    body: dict
+
+
+def ask(stack: Stack, question: str) -> Answer:
+    method, path, sent = QUESTIONS[question]
+    begin = time.monotonic()
+    try:
+        reply = requests.request(method, stack.url + path, timeout=DEADLINE + 2 * MARGIN, **sent)
+    except requests.RequestException:
+        return Answer("no answer", 0, {})
+    body, shown = reply.json(), str(reply.status_code)
+    if "stored" in body:
+        shown += f", {body['stored'] or 'not stored'}"
+    if reply.status_code == 503:
+        assert reply.headers["Retry-After"] and body["error"]
+    return Answer(shown, time.monotonic() - begin, body)
+
+
+def ask_all(stack: Stack) -> list[Answer]:
+    with ThreadPoolExecutor() as clients:
+        return list(clients.map(lambda question: ask(stack, question), QUESTIONS))
+
+
+def works(stack: Stack) -> bool:
+    """Whether all is answered as ever, and what is answered reaches the history."""
+    row, picture, history = ask_all(stack)
+    if (row.shown, picture.shown, history.shown) != ALL_WELL or stack.unready():
+        return False
+    listed = ask(stack, "the history").body.get("results", [])
+    return {row.body["id"], picture.body["id"]} <= {result["id"] for result in listed}
+
+
+def begin_again(stack: Stack, service: str) -> None:
+    """Start it, without a wait for Compose to find it ready."""
+    stack.docker("start", *stack.containers(service))
+
+
+FAULTS = {  # how it begins, how it ends, and what is expected meanwhile
+    "down": (Stack.kill, begin_again, EXPECTED),
+    "hangs": (Stack.pause, Stack.unpause, EXPECTED),
+    "cut off": (
+        lambda stack, service: stack.disconnect(service, NETWORK.get(service, "back")),
+        lambda stack, service: stack.connect(service, NETWORK.get(service, "back")),
+        CUT_OFF,
+    ),
+}
+
+
+class Line(NamedTuple):
+    """Of the table: what was answered during a fault, and the most seconds that this, and to be well again, took."""
+
+    service: str
+    fault: str
+    answers: tuple[str, ...]
+    slowest: float
+    back: float
+
+    def __str__(self) -> str:
+        slowest = f"{self.slowest:.1f} s" if self.slowest else ""
+        return f"| {self.service} | {self.fault} | {' | '.join(self.answers)} | {slowest} | {self.back:.1f} s |"
+
+
+def endure(stack: Stack, service: str, fault: str) -> Line:
+    begin, end, expected = FAULTS[fault]
+    begin(stack, service)
+    shown, slowest, (least, most) = (), 0, ROUNDS
+    for number in range(most):
+        answers = ask_all(stack)
+        shown = tuple(answer.shown for answer in answers)
+        slowest = max(slowest, *(answer.seconds for answer in answers))
+        if number + 1 >= least and shown == expected[service]:
+            break
+    ended = time.monotonic()
+    end(stack, service)
+    wait_until(lambda: works(stack), BACK_SECONDS, pause=0.05)
+    return Line(service, fault, shown, slowest, time.monotonic() - ended)
+
+
+def test_what_works_while_a_service_is_gone(stack, capsys):
+    wait_until(lambda: works(stack))
+    with Load(stack, clients=2, rate=20) as load:
+        table = [endure(stack, service, fault) for service in EXPECTED for fault in FAULTS]
+    found = audit(stack, load.answers)
+    with capsys.disabled():
+        print(f"\n\n| gone | how | {' | '.join(QUESTIONS)} | slowest answer | works again after |")
+        print("| --- " * 5 + "| ---: | ---: |", *table, "", found, sep="\n")
+    for service, fault, answers, slowest, _ in table:
+        assert answers == FAULTS[fault][2][service], (service, fault)
+        assert slowest < DEADLINE + MARGIN, (service, fault)
+    assert (found.lost, found.doubled) == (0, 0)
+    assert found.acknowledged > 0
+    assert stack.sql("SELECT count(*) FROM dead_letters") == [["0"]]
+
+
+def test_services_that_come_back_at_each_others_addresses_are_found(stack):
+    services = ["preprocess", "inference", "storage", "broker"]
+    before = {service: stack.address(service) for service in services}
+    stack.docker("kill", *(id for service in services for id in stack.containers(service)))
+    for service in sorted(services, key=before.get, reverse=True):
+        begin_again(stack, service)
+    after = {service: stack.address(service) for service in services}
+    if after == before:
+        pytest.skip("this Docker keeps addresses for containers that are gone")
+    wait_until(lambda: works(stack), BACK_SECONDS)
