@@ -116,6 +116,7 @@ def main(arguments):
     if not is_set_up():
         set_up()
     os.chdir(ROOT)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process compiles scikit-learn anew, for three seconds
     takes_over = [str(BIN / "python"), "-m"] + PROGRAMS[command] + arguments
     if os.name != "nt":
         os.execv(takes_over[0], takes_over)

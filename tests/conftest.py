@@ -68,17 +68,24 @@ def trained(tmp_path_factory):
 @contextmanager
 def serve(step: str, wait_for: str = "/readyz", **env: str) -> Iterator[Service]:
     """Run a step, however many services it has, and give its public door. After a "+" it names wires."""
+    with serve_all(step, wait_for, **env) as services:
+        yield services["gateway"]
+
+
+@contextmanager
+def serve_all(step: str, wait_for: str = "/readyz", **env: str) -> Iterator[dict[str, Service]]:
+    """Run a step in the same way, and give its services. One that stands alone is its own gateway and inference."""
     step, _, wires = step.partition("+")
     if not (STEPS / step / "gateway").exists():
         with launch(step, env=env, wait_for=wait_for) as service:
-            yield service
+            yield {"gateway": service, "inference": service}
         return
     with tempfile.TemporaryDirectory() as folder:
         services = launch_pipeline(
             step, wait_for, wires, **{"DATABASE_URL": database_in(folder), "BROKER_DIR": folder, **env}
         )
         try:
-            yield services["gateway"]
+            yield services
         finally:
             stop_all(*services.values())
 

@@ -1,12 +1,14 @@
 """Every step answers every line of the contract, over HTTP, from a server of its own."""
 
+import functools
 import shutil
 
 import pytest
 import requests
 
-from conftest import serve
+from conftest import serve, serve_all, wait_until
 from contract import CASES, JSON, LIMIT, break_model, features, row_of
+from launch import Service
 
 # A step joins with a line here: its folder, whose number says which lines of the contract bind it.
 STEPS = ["01_flask", "02_fastapi", "03_pipeline", "03_pipeline+grpc,nats"]
@@ -63,6 +65,22 @@ def test_a_fit_service_is_alive_and_ready(service):
     assert requests.get(service.url + "/readyz", timeout=10).status_code == 200
 
 
+@pytest.fixture(scope="module")
+def spoil(step, trained, tmp_path_factory):
+    """A function that makes the model of a running step unfit in some way, and gives the step's door."""
+    folder = tmp_path_factory.mktemp("unfit") / "model"
+    with serve_all(step, "/livez", MODEL_DIR=str(folder)) as services:
+
+        def spoil(how: str) -> Service:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(trained(step), folder)
+            break_model(folder, how)
+            services["inference"].restart("/livez")
+            return services["gateway"]
+
+        yield spoil
+
+
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -71,14 +89,11 @@ def test_a_fit_service_is_alive_and_ready(service):
         ("of another scikit-learn", "saved by scikit-learn"),
     ],
 )
-def test_a_model_unfit_to_serve_leaves_the_service_up_and_says_what_is_wrong(step, trained, tmp_path, how, says):
-    folder = shutil.copytree(trained(step), tmp_path / "model")
-    break_model(folder, how)
-    with serve(step, "/livez", MODEL_DIR=str(folder)) as service:
-        for reply in (
-            requests.get(service.url + "/readyz", timeout=10),
-            requests.post(service.url + "/inferir", json={"features": row_of(0)}, timeout=10),
-        ):
-            assert reply.status_code == 503
-            assert says in reply.json()["error"]
-        assert "Traceback" not in service.log()
+def test_a_model_unfit_to_serve_leaves_the_service_up_and_says_what_is_wrong(spoil, how, says):
+    service = spoil(how)
+    readyz = functools.partial(requests.get, service.url + "/readyz", timeout=10)
+    wait_until(lambda: says in readyz().json()["error"])  # over gRPC, who was gone is found again within a second
+    reply = requests.post(service.url + "/inferir", json={"features": row_of(0)}, timeout=10)
+    assert says in reply.json()["error"]
+    assert readyz().status_code == reply.status_code == 503
+    assert "Traceback" not in service.log()

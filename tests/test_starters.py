@@ -50,6 +50,7 @@ def run(script: str, folder: Path, path: Path | None = None) -> str:
 def environment(path: Path | None) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     env |= {setting: f"http://127.0.0.1:{port}" for setting, port in BEHIND.items()}
+    env["PIP_COMPILE"] = "0"  # only what is imported, when it is
     return {**env, "PATH": f"{path}{os.pathsep}{env['PATH']}"} if path else env
 
 

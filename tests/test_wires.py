@@ -1,9 +1,14 @@
 """The pipeline of step 03 over gRPC and NATS, as real processes: killed, cut off, late, and nothing lost."""
 
+import functools
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,29 +17,41 @@ from sklearn.datasets import load_digits
 
 from conftest import database_in, wait_until
 from contract import row_of
-from launch import STEPS, Broker, free_port, launch, launch_pipeline, stop_all
+from launch import STEPS, Broker, Service, free_port, launch, launch_pipeline, stop_all
 from outages import Load, audit, kill, metric, wait_until_drained
 
 ROW = {"json": {"features": row_of(7)}}
 ROWS = load_digits().data
 STEP = STEPS / "03_pipeline"
 DEADLINE = 2
-KILLS = {"storage": 10, "broker": 10, "gateway": 2}
+KILLS = {"storage": 3, "broker": 3, "gateway": 1}
 
 
-@pytest.fixture
-def start(trained, tmp_path):
-    """A function that starts a pipeline over some wires; all of it is stopped in the end."""
-    started = []
+class Pipeline(NamedTuple):
+    services: dict[str, Service]
+    database: Path
 
-    def start(wires: str = "grpc,nats", **env: str) -> dict:
-        own = {"MODEL_DIR": str(trained("03_pipeline")), "BROKER_DIR": str(tmp_path / "broker")}
-        services = launch_pipeline(wires=wires, **{**own, "DATABASE_URL": database_in(tmp_path), **env})
-        started.extend(services.values())
-        return services
 
-    yield start
-    stop_all(*started)
+@contextmanager
+def running(wires: str, model: Path, folder: Path) -> Iterator[Pipeline]:
+    env = {"MODEL_DIR": str(model), "BROKER_DIR": str(folder / "broker"), "DATABASE_URL": database_in(folder)}
+    services = launch_pipeline(wires=wires, **env)
+    yield Pipeline(services, folder / "results.db")
+    stop_all(*services.values())
+
+
+@pytest.fixture(scope="module")
+def wired(trained, tmp_path_factory):
+    """The pipeline over gRPC and NATS, started once: each test leaves it whole."""
+    with running("grpc,nats", trained("03_pipeline"), tmp_path_factory.mktemp("wired")) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(scope="module")
+def over_rest(trained, tmp_path_factory):
+    """The pipeline over REST, in the same way."""
+    with running("", trained("03_pipeline"), tmp_path_factory.mktemp("rest")) as pipeline:
+        yield pipeline
 
 
 def post(services: dict, **sent) -> requests.Response:
@@ -45,27 +62,28 @@ def get(services: dict, path: str) -> dict:
     return requests.get(services["gateway"].url + path, timeout=10).json()
 
 
-def test_nothing_acknowledged_is_lost_or_doubled_while_storage_broker_and_gateway_are_killed(start, tmp_path):
-    services, kills = start(), []
+def test_nothing_acknowledged_is_lost_or_doubled_while_storage_broker_and_gateway_are_killed(wired):
+    """The same at full length, 22 kills under 20,000 predictions, is in notebooks/03_wires.ipynb."""
+    (services, database), kills = wired, []
     with Load(services["gateway"].url, ROWS, rate=350, name="proof") as load:
-        kill(services, KILLS, seconds=55, seed=7, done=kills)
-        wait_until(lambda: len(load.answers) >= 20_000, timeout=60)
+        kill(services, KILLS, seconds=14, seed=7, done=kills)
+        wait_until(lambda: len(load.answers) >= 5_000, timeout=60)
     wait_until_drained(services["gateway"], 60)
-    found = audit(load.answers, tmp_path / "results.db")
+    found = audit(load.answers, database)
     print(found, Counter(name for name, _ in kills))
     assert Counter(name for name, _ in kills) == KILLS
-    assert found.answered >= 20_000
+    assert found.answered >= 5_000
     assert (found.lost, found.doubled) == (0, 0)
     assert found.acknowledged > 0.9 * found.answered  # the broker is not away for long
     assert any(answer.attempts > 1 for answer in load.answers)  # the kills were felt
     assert requests.get(services["storage"].url + "/dead-letters", timeout=10).json()["dead_letters"] == []
 
 
-def test_over_rest_what_storage_misses_is_gone_and_the_client_is_told(start, tmp_path):
-    services = start(wires="")
+def test_over_rest_what_storage_misses_is_gone_and_the_client_is_told(over_rest):
+    services, database = over_rest
     with Load(services["gateway"].url, ROWS, rate=200, name="rest") as load:
         kill(services, {"storage": 3, "gateway": 1}, seconds=8, seed=7, done=[])
-    found = audit(load.answers, tmp_path / "results.db")
+    found = audit(load.answers, database)
     assert (found.lost, found.doubled) == (0, 0)
     assert found.not_kept > 0
     assert {answer.why for answer in load.answers if not answer.stored} <= {
@@ -74,14 +92,15 @@ def test_over_rest_what_storage_misses_is_gone_and_the_client_is_told(start, tmp
     }
 
 
-def test_an_outage_of_storage_for_30_seconds_slows_nobody_and_its_backlog_drains(start, tmp_path):
-    services = start()
+def test_an_outage_of_storage_slows_nobody_and_its_backlog_drains(wired):
+    services, database = wired
     gateway, storage = services["gateway"], services["storage"]
-    with Load(gateway.url, ROWS, rate=100) as load:
-        wait_until(lambda: load.elapsed() > 12, timeout=20, pause=0.2)
+    with Load(gateway.url, ROWS, rate=100, name="outage") as load:
+        wait_until(lambda: load.elapsed() > 7, timeout=20, pause=0.2)
         storage.kill()
         away = load.elapsed()
-        wait_until(lambda: load.elapsed() > away + 30, timeout=40, pause=0.2)
+        # twice as long as the broker waits for an acknowledgement, the longest that anything waits here
+        wait_until(lambda: load.elapsed() > away + 10, timeout=20, pause=0.2)
         backlog = metric(gateway, "queue_messages")
         back = load.elapsed()
         began = time.monotonic()
@@ -90,13 +109,13 @@ def test_an_outage_of_storage_for_30_seconds_slows_nobody_and_its_backlog_drains
         drained = backlog / (time.monotonic() - began)  # results in a second, the start of storage included
     wait_until_drained(gateway, 30)
     assert sum(answer.stored == "queued" for answer in load.answers) >= 0.99 * len(load.answers)
-    before = [answer.seconds for answer in load.answers if 2 < answer.at < away]
+    before = [answer.seconds for answer in load.answers if 1 < answer.at < away]
     during = [answer.seconds for answer in load.answers if away < answer.at < back]
     assert median(during) <= 2 * median(before)
     assert np.percentile(during, 95) <= 2 * np.percentile(before, 95)
-    assert 1_500 <= backlog <= 3_200  # messages; requests that come together share one
-    assert drained > 150  # where 100 come in
-    assert audit(load.answers, tmp_path / "results.db").lost == 0
+    assert 500 <= backlog <= 1_100  # messages; requests that come together share one
+    assert drained > 100  # as many come in
+    assert audit(load.answers, database).lost == 0
 
 
 EXPECTED = {  # of a row: the status, `stored`, and whether the history answers
@@ -108,8 +127,8 @@ EXPECTED = {  # of a row: the status, `stored`, and whether the history answers
 
 
 @pytest.mark.parametrize("how", ["killed", "suspended"])
-def test_what_works_while_a_service_is_gone(start, how):
-    services = start()
+def test_what_works_while_a_service_is_gone(wired, how):
+    services = wired.services
     assert post(services).json()["stored"] == "queued"
     for name, (status, stored, history) in EXPECTED.items():
         services[name].kill() if how == "killed" else services[name].process().suspend()
@@ -172,34 +191,16 @@ def test_round_robin_gives_each_replica_its_third_and_a_killed_one_fails_nobody(
         stop_all(*replicas, storage, *services.values())
 
 
-def test_what_nobody_waits_for_any_more_is_not_predicted(start):
-    services = start()
-    assert post(services).status_code == 200
-    inference = services["inference"].process()
-    before = metric(services["inference"], "batch_rows_sum")
-    inference.suspend()
-    try:
-        late = post(services)
-    finally:
-        inference.resume()
-    assert (late.status_code, late.json()["error"]) == (503, "inference has not answered in time")
-    assert post(services).status_code == 200
-    assert metric(services["inference"], "batch_rows_sum") == before + 1
-
-
-def test_the_same_picture_gets_the_same_answer_over_every_wire(start, tmp_path):
+def test_the_same_picture_gets_the_same_answer_over_every_wire(over_rest, wired):
     drawing = (STEP / "sample_drawing.png").read_bytes()
     answers = []
-    for number, wires in enumerate(["", "grpc,nats"]):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        services = start(wires, DATABASE_URL=database_in(folder), BROKER_DIR=str(folder))
+    for services in (over_rest.services, wired.services):
         picture = post(services, data=drawing, headers={"Content-Type": "image/png", "X-Request-ID": "same"}).json()
-        wait_until(lambda: get(services, "/results")["results"])  # noqa: B023
-        (stored,) = get(services, "/results")["results"]
-        assert picture["id"] == stored["id"] and stored["request_id"] == "same"
+        newest = functools.partial(get, services, "/results?limit=1")
+        wait_until(lambda: newest()["results"][0]["request_id"] == "same")  # noqa: B023
+        (stored,) = newest()["results"]
+        assert picture["id"] == stored["id"]
         assert picture["probabilities"] == [stored["probabilities"]]
         same = [picture[key] for key in ("prediction", "model", "features", "preprocess")]
         answers.append([*same, np.float32(picture["probabilities"]).tolist()])
-        stop_all(*services.values())
     assert answers[0] == answers[1]

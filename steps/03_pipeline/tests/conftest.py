@@ -242,8 +242,10 @@ def start_run():
 
 @pytest.fixture(scope="session")
 def real(start_run, tmp_path_factory):
-    """The pipeline as it is, with a model and a database of its own."""
-    folder = tmp_path_factory.mktemp("pipeline")
+    """The pipeline as it is, with a database of its own, and a copy of its model: to train one takes a while."""
+    folder, trained = tmp_path_factory.mktemp("pipeline"), STEP / "inference" / "model"
+    if trained.exists():
+        shutil.copytree(trained, folder / "model")
     database = f"sqlite:///{(folder / 'results.db').as_posix()}"
     run = start_run(STEP, (), free_settings() | {"MODEL_DIR": str(folder / "model"), "DATABASE_URL": database})
     run.wait_for(READY, timeout=120)

@@ -18,8 +18,7 @@ SERVICES = ["gateway", "preprocess", "inference", "storage"]
 # The services themselves
 
 
-def test_a_model_is_trained_and_the_pipeline_predicts_and_stores(real):
-    assert "There is no model in" in real.text and "inference   accuracy on" in real.text
+def test_the_pipeline_predicts_and_stores(real):
     assert eventually(lambda: real.predict()["stored"])
     status, page = real.ask("GET", "/results")
     assert status == 200 and page["results"][0]["prediction"] == 3

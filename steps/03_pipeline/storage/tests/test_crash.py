@@ -14,7 +14,7 @@ import pytest
 from brokers import wait_until
 from samples import result
 
-KILLS = 5
+KILLS = 3
 
 
 def ask(connection, method: str, path: str, body: dict | None = None) -> http.client.HTTPResponse:
