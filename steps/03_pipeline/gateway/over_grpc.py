@@ -24,6 +24,7 @@ from telemetry import request_id
 MODEL = "digits"
 ROW = struct.Struct(f"<{FEATURES}f")
 RENEW_SECONDS, GRACE_SECONDS = 1, 60
+NOBODY_FIT = "backend unhealthy"  # the library's words for it
 REFUSALS = StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND, StatusCode.RESOURCE_EXHAUSTED
 NO_ANSWER = {
     StatusCode.UNAVAILABLE: "cannot be reached",
@@ -34,9 +35,11 @@ NONSENSE = "has given an answer that makes no sense"
 UNREADABLE = ValueError, KeyError, ArithmeticError, struct.error, AttributeError  # the library makes None of garbage
 
 # What the library does by itself. Each call brings a shorter deadline. A prediction changes nothing, so it may be made
-# again; who has refused one or is late with it is not asked again.
+# again; who has refused one or is late with it is not asked again. A replica that says of itself that it is not fit, by
+# grpc.health.v1, gets no calls; one that does not know that service counts as fit.
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": ""},
     "methodConfig": [
         {
             "name": [{}],
@@ -95,11 +98,14 @@ class Inference:
 
     async def close(self) -> None:
         self._renewing.cancel()
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
     def _connect(self) -> None:
-        self._channel = insecure_channel(self.target, options=list(OPTIONS.items()))
-        self._stub = GRPCInferenceServiceStub(self._channel)
+        """Make a channel to the replicas that are fit, and one to all of them, which connects when it is needed."""
+        options = [OPTIONS, {**OPTIONS, "grpc.inhibit_health_checking": 1}]
+        self._channels = [insecure_channel(self.target, options=list(chosen.items())) for chosen in options]
+        self._fit, self._all = map(GRPCInferenceServiceStub, self._channels)
 
     async def _renew(self) -> None:
         """Replace a channel that reaches nobody at a name.
@@ -109,10 +115,10 @@ class Inference:
         """
         while self.named:
             await asyncio.sleep(RENEW_SECONDS)
-            if self._channel.get_state() is ChannelConnectivity.TRANSIENT_FAILURE:
-                old = self._channel
+            if self._channels[0].get_state() is ChannelConnectivity.TRANSIENT_FAILURE:
+                old = self._channels
                 self._connect()
-                await old.close(GRACE_SECONDS)
+                await asyncio.gather(*(channel.close(GRACE_SECONDS) for channel in old))
 
     async def predict(self, rows: list[list[float]], seconds: float) -> list[Prediction]:
         request = question(rows)
@@ -144,8 +150,14 @@ class Inference:
 
     async def _call(self, method: str, request, seconds: float):
         """Return the response. AioRpcError if there is none, CancelledError if the caller has gone."""
-        metadata = (("x-request-id", request_id.get()),)
-        return await getattr(self._stub, method)(request, timeout=seconds, metadata=metadata)
+        began, metadata = asyncio.get_running_loop().time(), (("x-request-id", request_id.get()),)
+        try:
+            return await getattr(self._fit, method)(request, timeout=seconds, metadata=metadata)
+        except AioRpcError as error:
+            if NOBODY_FIT not in (error.details() or ""):
+                raise
+        seconds -= asyncio.get_running_loop().time() - began
+        return await getattr(self._all, method)(request, timeout=seconds, metadata=metadata)  # one of them says why
 
 
 def kind_of(host: str) -> str:

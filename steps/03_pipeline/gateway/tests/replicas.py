@@ -41,12 +41,27 @@ def refuse(code: grpc.StatusCode, sentence: str):
     return answer
 
 
+class Unfit(grpc.GenericRpcHandler):
+    """The health service of a replica that is not fit: https://github.com/grpc/grpc/blob/master/doc/health-checking.md"""
+
+    def service(self, call):
+        if call.method == "/grpc.health.v1.Health/Watch":
+            return grpc.unary_stream_rpc_method_handler(self._watch)
+
+    def _watch(self, request, context):
+        over = threading.Event()
+        context.add_callback(over.set)
+        yield b"\x08\x02"  # HealthCheckResponse(status=NOT_SERVING)
+        over.wait()
+
+
 class Replica(GRPCInferenceServiceServicer):
     """A replica that answers what `answer` makes of a call, and remembers the calls."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, **options):
         self.answer, self.metadata = predict, lambda request, context: pb.ModelMetadataResponse(name="digits")
         self.host, self.port, self.own_words = host, port, True
+        self.fit = True
         self.asked: list[tuple[pb.ModelInferRequest, dict, float]] = []  # with metadata and the seconds that are left
         pings = {"grpc.keepalive_permit_without_calls": 1, "grpc.http2.min_ping_interval_without_data_ms": 10}
         self._options = {"grpc.so_reuseport": 0, **pings, **options}
@@ -55,6 +70,8 @@ class Replica(GRPCInferenceServiceServicer):
     def start(self) -> None:
         self._server = grpc.server(ThreadPoolExecutor(16), options=list(self._options.items()))
         add_GRPCInferenceServiceServicer_to_server(self, self._server)
+        if not self.fit:
+            self._server.add_generic_rpc_handlers([Unfit()])
         self.port = self._server.add_insecure_port(f"{self.host}:{self.port}")  # RuntimeError if it is taken
         self._server.start()
         self.url = f"grpc://{self.host}:{self.port}"

@@ -197,6 +197,33 @@ async def test_a_replica_that_cannot_help_is_asked_three_times_and_says_why(repl
     assert [metadata.get("grpc-previous-rpc-attempts") for _, metadata, _ in replica.asked] == [None, "1", "2"]
 
 
+def become_unfit(replica: Replica) -> None:
+    replica.stop()
+    replica.fit = False
+    replica.answer = replica.metadata = refuse(StatusCode.UNAVAILABLE, "manifest.json is gone")
+    replica.start()
+
+
+@asynchronous
+async def test_a_replica_that_is_not_fit_gets_no_calls_while_another_is():
+    with running("127.0.0.1", "127.0.0.1") as (fit, unfit):
+        become_unfit(unfit)
+        async with calling(fit.url, unfit.url) as client:
+            for _ in range(10):
+                await asyncio.gather(*(client.predict([ROW], 5) for _ in range(10)))
+            assert (await client.health(5))["ready"]
+    assert (len(fit.asked), len(unfit.asked)) == (100, 0)
+
+
+@asynchronous
+async def test_if_no_replica_is_fit_one_of_them_says_why(replica):
+    become_unfit(replica)
+    async with calling(replica.url) as client:
+        with pytest.raises(Unavailable, match="^inference cannot help: manifest.json is gone$"):
+            await client.predict([ROW], 5)
+        assert (await client.health(5))["reason"] == "manifest.json is gone"
+
+
 @asynchronous
 async def test_a_call_that_a_leaving_replica_drops_is_repeated(replica):
     replica.own_words, replica.answer = False, refuse(StatusCode.CANCELLED, "Cancelling all calls")
@@ -263,7 +290,8 @@ async def test_an_answer_that_makes_no_sense_is_none(replica, how):
 
 class Garbage(grpc.GenericRpcHandler):
     def service(self, call):
-        return grpc.unary_unary_rpc_method_handler(lambda request, context: b"\xff")
+        if "health" not in call.method:
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"\xff")
 
 
 @pytest.mark.parametrize("handlers", [[Garbage()], []], ids=["garbage", "no such method"])
