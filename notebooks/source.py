@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 
 from IPython.display import Code, Markdown
 
@@ -12,6 +13,12 @@ from IPython.display import Code, Markdown
 def show(*objects: Callable) -> Markdown:
     """The source of some functions or classes, coloured."""
     return Markdown("```python\n" + "\n\n".join(map(inspect.getsource, objects)) + "```")
+
+
+def excerpt(path: Path, start: str, end: str) -> Code:
+    """A part of a file that is not Python: from the first line that matches `start` to the next that matches `end`."""
+    lines = part(path.read_text(encoding="utf-8").splitlines(), start, end)
+    return Code(dedent("\n".join(lines)), language={"Dockerfile": "docker"}.get(path.name, path.suffix[1:]))
 
 
 def diff(one: Path, two: Path, start: str, end: str) -> Code:

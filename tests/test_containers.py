@@ -32,7 +32,7 @@ class Copy:
         self.env = environment(None) | {"COMPOSE_PROJECT_NAME": self.project, "PORT": str(self.port)}
         self.nameless_before = self.nameless()
 
-    def run(self, script: str, seconds: float = 900) -> str:
+    def run(self, script: str, seconds: float = 1800) -> str:
         """Run a shell script of the README, and return what it prints."""
         script = re.sub(r"\b8000\b", str(self.port), script)
         done = subprocess.run(
@@ -66,7 +66,7 @@ def copy(tmp_path):
     assert copy.left() == {}
 
 
-@pytest.mark.timeout(1800)  # images are built and the step's own tests run
+@pytest.mark.timeout(2700)  # images are built and the step's own tests run
 def test_a_copied_out_step_does_what_its_readme_says_and_leaves_nothing(copy, page, capsys):
     printed, drawn = None, False
     for language, content in blocks(copy.folder / "README.md"):
