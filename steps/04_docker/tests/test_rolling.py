@@ -40,7 +40,7 @@ def roll(stack: Stack, *arguments: str) -> str:
 def under_load(stack: Stack) -> Iterator[list[Answer]]:
     """Rows and pictures come while the block runs. Gives a list that holds their answers afterwards, oldest first."""
     answers: list[Answer] = []
-    with Load(stack, clients=4, rate=100) as rows, Load(stack, clients=4, rate=25, **DRAWING) as pictures:
+    with Load(stack, clients=4, rate=150) as rows, Load(stack, clients=4, rate=25, **DRAWING) as pictures:
         pictures.wait_for(10)
         yield answers
         pictures.wait_for(25)
@@ -129,7 +129,7 @@ def test_a_model_that_is_not_fit_is_taken_away_and_nobody_notices(stack):
     change(train, (saved, '    (folder / "model.onnx").write_bytes(b"cut off")\n' + saved))
     why = "(?s)model.onnx is not the file that manifest.json describes.*not healthy.*all is as it was"
     with under_load(stack) as answers, pytest.raises(RuntimeError, match=why):
-        roll(stack, "--wait-timeout=12", "inference")
+        roll(stack, "--wait-timeout=10", "inference")
     change(train, ('    (folder / "model.onnx").write_bytes(b"cut off")\n', ""))
     assert not unsatisfied(answers)
     assert containers(stack) == before

@@ -20,7 +20,7 @@ SLOW = [
 ]
 CPUS = "0.25"
 CLIENTS = 8  # as many calls as the gateway has under way at a time, so that each is of one row
-WINDOW_SECONDS, ROUNDS = 6, 3
+WINDOW_SECONDS, ROUNDS = 5, 3
 AGE_SECONDS = 10  # MAX_CONNECTION_AGE_SECONDS in compose.yaml
 
 
