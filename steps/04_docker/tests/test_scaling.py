@@ -59,7 +59,6 @@ def scaled(stack):
             for replicas in (1, 2, 4, 1):
                 scale(stack, replicas)
                 rounds[-1].append(measure(stack, load, replicas))
-            print("\n" + table(rounds[-1]))
     return Scaled(rounds, load.answers, [*others, other_containers(stack)])
 
 
@@ -112,8 +111,10 @@ def table(measured: list[Measured]) -> str:
     return "\n".join(lines)
 
 
-def test_four_replicas_do_three_times_the_work_of_one_and_more(scaled):
+def test_four_replicas_do_three_times_the_work_of_one_and_more(scaled, capsys):
     best = max(scaled.rounds, key=ratio)
+    with capsys.disabled():
+        print("", *map(table, scaled.rounds), sep="\n\n")
     assert ratio(best) >= 3.4, table(best)
     assert rate_of_one(best) < best[1].rate < best[2].rate
 
