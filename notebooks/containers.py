@@ -34,10 +34,7 @@ class Containers(Stack):
     def __init__(self, folder: Path):
         super().__init__(folder)
         self.project = self.settings["COMPOSE_PROJECT_NAME"] = f"{NAME}{os.getpid()}"
-        apart = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
-        )
-        self._guard = subprocess.Popen([sys.executable, __file__, self.project], stdin=subprocess.PIPE, **apart)
+        self._guard = subprocess.Popen([sys.executable, __file__, self.project], stdin=subprocess.PIPE, **launch.APART)
 
     def check(self) -> None:
         """DockerIsMissing if it is. Takes away the containers of kernels that are gone, guard and all."""

@@ -38,6 +38,9 @@ PYTHON, VENV = sys.executable, {}
 if os.name == "nt":  # a venv's python.exe only starts the real one: do that ourselves, as multiprocessing does
     PYTHON, VENV = sys._base_executable, {"__PYVENV_LAUNCHER__": sys.executable}
 
+# A group or session of its own: the interrupt of a cell is meant for the cell, not for what it has started.
+APART = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
+
 
 class Service:
     """A running service. `url` is its address; `with` stops it at the end of the block."""
@@ -50,10 +53,6 @@ class Service:
         self._start(*self._started_as)
 
     def _start(self, command: list[str], folder: Path, env: dict[str, str]) -> None:
-        # A group or session of its own: the interrupt of a cell is meant for the cell, not for the service.
-        apart = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
-        )
         self._guard = subprocess.Popen(
             [PYTHON, __file__, *command],
             cwd=folder,
@@ -63,7 +62,7 @@ class Service:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            **apart,
+            **APART,
         )
         self._lines = collections.deque(maxlen=1000)
         self._reader = threading.Thread(target=self._lines.extend, args=[self._guard.stdout], daemon=True)

@@ -1,17 +1,16 @@
 """Step 04, copied out: its README followed to the letter, with real containers and a browser, until nothing is left."""
 
-import re
 import shutil
-import subprocess
 import uuid
 
 import pytest
 from playwright.sync_api import expect
 
 from conftest import STEPS, skip
+from containers import missing
 from launch import free_port
 from test_page import DIGITS, draw
-from test_starters import BLANKS_AND_DOTS, blocks, doctest, environment
+from test_starters import BLANKS_AND_DOTS, blocks, doctest, on_port, run
 
 STEP = STEPS / "04_docker"
 LEFT = {  # what Docker keeps of a project
@@ -29,22 +28,12 @@ class Copy:
         ignored = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache", "model", "*.dump", "api_key")
         self.folder = shutil.copytree(STEP, folder / "copied out", ignore=ignored)
         self.port, self.project = free_port(), f"copied-out-{uuid.uuid4().hex[:8]}"
-        self.env = environment(None) | {"COMPOSE_PROJECT_NAME": self.project, "PORT": str(self.port)}
         self.nameless_before = self.nameless()
 
-    def run(self, script: str, seconds: float = 1800) -> str:
+    def run(self, script: str) -> str:
         """Run a shell script of the README, and return what it prints."""
-        script = re.sub(r"\b8000\b", str(self.port), script)
-        done = subprocess.run(
-            ["bash", "-eo", "pipefail", "-c", script],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        script = f"set -o pipefail\n{on_port(self.port, script)}"
+        return run(script, self.folder, seconds=1800, COMPOSE_PROJECT_NAME=self.project, PORT=str(self.port))
 
     def left(self) -> dict[str, str]:
         found = {kind: self.run(f"docker {command.format(self.project)}") for kind, command in LEFT.items()}
@@ -58,8 +47,8 @@ class Copy:
 
 @pytest.fixture
 def copy(tmp_path):
-    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
-        skip("no Docker: install Docker Desktop or Docker Engine with Compose")
+    if reason := missing():
+        skip(reason)
     copy = Copy(tmp_path)
     yield copy
     copy.run("docker compose down --volumes --rmi local --remove-orphans --timeout 5")

@@ -15,11 +15,13 @@ import pytest
 from packaging.requirements import Requirement
 
 import locks
+import start
 from conftest import STEPS, skip
+from containers import missing
+from copies import SERVICES
 from test_project import LOCKED
 
 STEP = STEPS / "04_docker"
-SERVICES = ["gateway", "preprocess", "inference", "storage"]
 RECIPES = sorted(STEP.glob("*/Dockerfile"))
 OVERRIDES = sorted({*STEP.glob("compose*.yaml")} - {STEP / "compose.yaml"})
 # of an image that runs Python 3.13, whatever this is
@@ -53,16 +55,9 @@ def test_a_recipe_names_its_base_once_and_asks_for_no_other_builder(recipe):
     assert all(re.match("--(chmod|from)=", copied) for copied in re.findall(r"^COPY (.*)", last, re.MULTILINE))
 
 
-def answers(*arguments: str) -> bool:
-    return (
-        shutil.which("docker") is not None
-        and not subprocess.run(["docker", *arguments], capture_output=True).returncode
-    )
-
-
 def compose(*arguments: str) -> str:
     """Run docker compose in the step's folder. It needs no engine for that."""
-    if not answers("compose", "version"):
+    if not start.succeeds("docker", "compose", "version"):
         skip("no Docker: install Docker Desktop or Docker Engine with Compose")
     done = subprocess.run(["docker", "compose", *arguments], cwd=STEP, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -134,8 +129,8 @@ def docker(*arguments: str | Path) -> str:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Function from a service to its image, built from the step's folder elsewhere; and that folder."""
-    if not answers("info"):
-        skip("no Docker: install and start Docker Desktop or Docker Engine")
+    if reason := missing():
+        skip(reason)
     ignored = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
     folder = shutil.copytree(STEP, tmp_path_factory.mktemp("copied out") / "04", ignore=ignored)
     name, tags = f"inferir-{uuid.uuid4().hex[:8]}", []

@@ -37,11 +37,16 @@ def blocks(readme: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def run(script: str, folder: Path, path: Path | None = None) -> str:
+def run(script: str, folder: Path, path: Path | None = None, seconds: float = 600, **env: str) -> str:
     """Run a shell script in `folder`, with the programs in `path` as if activated, and return what it prints."""
     script = script.replace("python3 ", f"{shlex.quote(sys.executable)} ")
     done = subprocess.run(
-        ["bash", "-ec", script], cwd=folder, env=environment(path), capture_output=True, text=True, timeout=600
+        ["bash", "-ec", script],
+        cwd=folder,
+        env=environment(path) | env,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
     )
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -15,13 +15,8 @@ NOT_COPIED = shutil.ignore_patterns("tests", "model", ".venv", ".env", "__pycach
 def copied_stack(folder: Path, **settings: str) -> Iterator[Stack]:
     """A stack from a copy of the step in `folder`, which must not exist. It is not started yet, and gone at the end."""
     shutil.copytree(STEP, folder, ignore=NOT_COPIED)
-    try:
-        with Stack(folder, **settings) as stack:
-            yield stack
-    finally:  # images that have lost their names to newer ones
-        label = f"label=com.docker.compose.project={stack.project}"
-        if nameless := stack.docker("image", "ls", "--quiet", f"--filter={label}").split():
-            stack.docker("image", "rm", "--force", *nameless)
+    with Stack(folder, **settings) as stack:
+        yield stack
 
 
 def override(stack: Stack, **environments: dict[str, str | int]) -> None:

@@ -33,6 +33,8 @@ class Stack:
 
     def __exit__(self, *_) -> None:
         self.compose("down", "--volumes", "--rmi=local", "--remove-orphans", "--timeout=5", seconds=120)
+        # images that have lost their names to newer ones
+        self.docker("image", "prune", "--force", f"--filter=label=com.docker.compose.project={self.project}")
 
     # starting, and what Compose and Docker say
 

@@ -7,17 +7,16 @@ from typing import NamedTuple
 import pytest
 import requests
 
-from load import ROW, Load, audit
-from stack import STEP, Stack, wait_until
+from load import DRAWING, ROW, Load, audit
+from stack import Stack, wait_until
 
 DEADLINE, MARGIN = 2, 0.5  # seconds; the gateway's, and what a busy machine may add
 BACK_SECONDS = 30  # to start the slowest of them takes most of it
 ROUNDS = 2, 4  # of questions: one when the fault is new and one when it is known; more if a slow disk spoils an answer
 
-PICTURE = {"data": (STEP / "sample_drawing.png").read_bytes(), "headers": {"Content-Type": "image/png"}}
 QUESTIONS = {
     "a row": ("POST", "/inferir", {"json": {"features": ROW}}),
-    "a picture": ("POST", "/inferir", PICTURE),
+    "a picture": ("POST", "/inferir", DRAWING),
     "the history": ("GET", "/results?limit=100", {}),
 }
 ALL_WELL = "200, queued", "200, queued", "200"

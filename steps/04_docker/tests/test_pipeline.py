@@ -1,9 +1,6 @@
 """The pipeline in containers does what it does without them."""
 
-from load import Load, audit
-from stack import STEP
-
-DRAWING = {"data": (STEP / "sample_drawing.png").read_bytes(), "headers": {"Content-Type": "image/png"}}
+from load import DRAWING, Load, audit
 
 
 def test_a_drawing_is_recognized_and_its_result_is_in_postgresql(stack):

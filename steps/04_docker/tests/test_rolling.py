@@ -12,10 +12,9 @@ from typing import NamedTuple
 import pytest
 
 from changing import change, copied_stack, override
-from load import Answer, Load, audit
-from stack import STEP, Stack, run
+from load import DRAWING, Answer, Load, audit
+from stack import Stack, run
 
-DRAWING = {"data": (STEP / "sample_drawing.png").read_bytes(), "headers": {"Content-Type": "image/png"}}
 SMALL = ("COPIES = 15", "COPIES = 0"), ("DRAWN = 700", "DRAWN = 20")  # a model that is trained in a second
 REPLICAS = {"inference": 2, "preprocess": 1, "storage": 1}
 OTHERS = "gateway", "broker", "database"
