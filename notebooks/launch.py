@@ -11,6 +11,7 @@ because it is gone, the guard reads the end of the file and stops the service. T
 
 import collections
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -74,7 +75,9 @@ class Service:
 
     def process(self) -> psutil.Process:
         """The process of the service itself, to look into or to kill."""
-        return psutil.Process(self._guard.pid).children()[0]
+        if children := psutil.Process(self._guard.pid).children():
+            return children[0]
+        raise RuntimeError(f"the service has ended; its log ends:\n{self.log()}")
 
     def stop(self) -> None:
         """Stop the service and wait until it is gone. Safe to call again."""
@@ -210,10 +213,14 @@ def stop_all(*services: Service) -> None:
         list(stops.map(Service.stop, services))
 
 
+# Below the ports that systems give to outgoing connections. None comes twice: a service takes seconds to listen at its
+# own, and until then another one with the same would answer in its place.
+PORTS = itertools.cycle(random.sample(range(20_000, 30_000), 10_000))
+
+
 def free_port() -> int:
-    """A port of this machine that nothing listens on, below those that systems give to outgoing connections."""
-    while True:
-        port = random.randrange(20_000, 30_000)
+    """A port of this machine that nothing listens on, and that nobody else has got from here."""
+    for port in PORTS:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -92,6 +92,13 @@ def test_a_service_that_ends_by_itself_shows_its_log(tmp_path):
         start(tmp_path, ("app.py",))
 
 
+def test_a_service_that_has_ended_since_shows_its_log_where_its_process_is_asked_for(tmp_path):
+    with start(tmp_path) as service:
+        service.kill()
+        with pytest.raises(RuntimeError, match=r'(?s)the service has ended; its log ends:\n.*"GET / HTTP/1.1" 200'):
+            service.process()
+
+
 def test_a_service_that_is_never_ready_is_stopped_at_the_deadline_with_its_answer(tmp_path):
     begin = time.monotonic()
     with pytest.raises(RuntimeError, match=r"(?s)no 200 from /readyz in 1 s \(404 .*the log ends:"):
@@ -112,6 +119,9 @@ def test_a_proxy_is_not_asked_for_a_service_of_this_machine(tmp_path):
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
 
 
-def test_a_free_port_can_be_bound():
+def test_a_free_port_can_be_bound_and_is_given_once():
+    """Two services that were given the same are taken for ready when one of them is."""
+    ports = [free_port() for _ in range(2_000)]
+    assert len(set(ports)) == len(ports)
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", free_port()))
+        listener.bind(("127.0.0.1", ports[0]))

@@ -1,7 +1,9 @@
 """The containers of one Compose project, on a port of their own: started, broken and taken away from Python."""
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -174,9 +176,12 @@ def missing() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port below those that a system gives to outgoing connections, which may take it while the gateway is away."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30, pause: float = 0.1) -> None:
