@@ -92,14 +92,18 @@ class Stack:
     def unpause(self, service: str) -> None:
         self.compose("unpause", service)
 
-    def disconnect(self, service: str, network: str = "back") -> None:
-        """Pull the plug of one network."""
-        for id in self.containers(service):
-            self.docker("network", "disconnect", f"{self.project}_{network}", id)
+    def disconnect(self, service: str) -> None:
+        """Cut it off from all the others."""
+        for id, network in self._plugs(service):
+            self.docker("network", "disconnect", network, id)
 
-    def connect(self, service: str, network: str = "back") -> None:
-        for id in self.containers(service):
-            self.docker("network", "connect", f"--alias={service}", f"{self.project}_{network}", id)
+    def connect(self, service: str) -> None:
+        for id, network in self._plugs(service):
+            self.docker("network", "connect", f"--alias={service}", network, id)
+
+    def _plugs(self, service: str) -> list[tuple[str, str]]:
+        networks = set(json.loads(self.compose("config", "--format=json"))["services"][service]["networks"]) - {"front"}
+        return [(id, f"{self.project}_{network}") for id in self.containers(service) for network in networks]
 
     def limit_memory(self, service: str, megabytes: int) -> None:
         """RuntimeError, on some machines, if it takes more already."""
@@ -118,9 +122,10 @@ class Stack:
         lines = dict(line.split() for line in self.run_in(service, "sh", "-c", kept).splitlines())
         return int(lines.get("anon") or lines["total_rss"]) >> 20
 
-    def address(self, service: str, network: str = "back") -> str:
+    def addresses(self, service: str) -> list[str]:
+        """Of its container, one in each network."""
         (id,) = self.containers(service)
-        return self.inspect(id)["NetworkSettings"]["Networks"][f"{self.project}_{network}"]["IPAddress"]
+        return sorted(network["IPAddress"] for network in self.inspect(id)["NetworkSettings"]["Networks"].values())
 
     def get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, timeout=10)

@@ -204,10 +204,11 @@ def test_the_limit_of_results_is_that_of_a_request(storage, peer, size):
 
 
 def test_many_large_messages_do_not_overflow_the_queue_of_the_writer(serve, broker, peer):
-    with serve(broker, max_write_queue=1):
+    room = 2  # a row's for a probe, and one for a message, of whatever size
+    with serve(broker, max_write_queue=room):
         pass
     peer.send(*(body(*(result(f"{message}-{number}") for number in range(700))) for message in range(9)))
-    with serve(broker, max_write_queue=1) as client:
+    with serve(broker, max_write_queue=room) as client:
         peer.wait_until_empty()
         assert client.get("/results/summary").json()["total"] == 6300
         assert peer.consumer().delivered.consumer_seq == 9  # none came twice
