@@ -20,6 +20,8 @@ Answer = TypeVar("Answer")
 ATTEMPTS = 2  # what was under way when the connection was lost is sent again over the next
 PATIENCE_SECONDS = 1  # so long after that, the next is waited for
 RETRY_SECONDS, LOOK_SECONDS, CLOSE_SECONDS = 0.1, 0.05, 1
+# What nats-py raises to who writes; the last two are the event loop's, when it knows of the end and nats-py does not.
+BROKEN = ConnectionClosedError, OutboundBufferLimitError, OSError, RuntimeError
 
 
 class BrokerUnavailable(Unavailable):
@@ -166,7 +168,7 @@ async def unless_lost(connection: Connection, call: Awaitable[Answer]) -> Answer
         await asyncio.wait({answer, connection.lost}, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
-    except (ConnectionClosedError, OutboundBufferLimitError):  # the client knows before _keep_connected has looked
+    except BROKEN:  # before _keep_connected has looked
         await asyncio.wait({connection.lost})
     finally:
         answer.cancel()

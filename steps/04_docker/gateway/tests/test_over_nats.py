@@ -14,6 +14,7 @@ from time import monotonic
 
 import pytest
 from brokers import Peer, Way, wait_until
+from nats.aio.client import Client
 from pydantic import ValidationError
 
 from conftest import DEADLINE, FEATURES, MODEL
@@ -169,6 +170,27 @@ def test_what_was_under_way_when_the_connection_broke_is_sent_once_more_and_kept
         assert sent.result(10) == (QUEUED, None)
     assert peer.stream().state.messages == 2
     assert 'failed_attempts_total{service="storage"}' in gateway.get("/metrics").text
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), ConnectionResetError("Connection lost")])
+def test_a_connection_that_is_found_broken_by_who_writes_to_it_is_a_lost_one(
+    open_queueing, peer, way, monkeypatch, error
+):
+    """nats-py lets the event loop's own errors through when its task that sends has ended before it knew."""
+    peer.make_stream()
+    gateway = open_queueing(storage_url=way.url, deadline_seconds=20)
+    assert post(gateway) == (QUEUED, None)
+    broken, flush = set(), Client._flush_pending
+
+    async def write(client: Client, *arguments, **options):
+        if not broken or client in broken:
+            broken.add(client)
+            way.cut()
+            raise error
+        return await flush(client, *arguments, **options)
+
+    monkeypatch.setattr(Client, "_flush_pending", write)
+    assert post(gateway) == (QUEUED, None)
 
 
 def test_a_broker_that_is_restarted_within_the_deadline_costs_nothing_but_time(open_queueing, broker, peer):
