@@ -247,11 +247,14 @@ def test_names_are_coloured_on_a_terminal_unless_that_is_not_wanted(step, settin
     process = subprocess.Popen([sys.executable, "run.py"], cwd=step, env=env, stdout=theirs, stderr=theirs)
     os.close(theirs)
     text = b""
-    while b"pipeline is ready" not in text:
-        text += os.read(ours, 1024)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
-    os.close(ours)
+    try:
+        while b"pipeline is ready" not in text:
+            text += os.read(ours, 1024)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()  # its guard stops the services
+        os.close(ours)
     assert (b"\x1b[32mstorage   \x1b[0m  pid" in text) == (not no_color)
     assert (b"\x1b" in text) == (not no_color)
 
