@@ -214,12 +214,12 @@ def stop_all(*services: Service) -> None:
 
 
 # Below the ports that systems give to outgoing connections. None comes twice: a service takes seconds to listen at its
-# own, and until then another one with the same would answer in its place.
-PORTS = itertools.cycle(random.sample(range(20_000, 30_000), 10_000))
+# own, and until then another one with the same would answer in its place. Each kernel begins somewhere else.
+PORTS = itertools.islice(itertools.cycle(range(20_000, 30_000)), random.randrange(10_000), None)
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on, and that nobody else has got from here."""
+    """A port of this machine that nothing listens on, and that was not given before."""
     for port in PORTS:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
