@@ -79,6 +79,7 @@ def watched(page: Page, door: str) -> Iterator[None]:
 
 def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> None:
     page.locator("#clear").click()
+    page.locator("#canvas").click(trial=True)  # wait until it stands still
     draw_more(page, strokes)
 
 
