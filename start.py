@@ -34,7 +34,7 @@ DISK_GB = 2  # .venv and the downloads it came from
 FIRST_PAGE = "/lab/tree/notebooks/00_train_and_pickle.ipynb"
 LAB = ["jupyterlab", "--ServerApp.root_dir={}".format(ROOT), "--LabApp.default_url=" + FIRST_PAGE]
 NO_NEWS = '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'  # or it asks when it opens
-PROGRAMS = {"lab": LAB, "test": ["pytest", "--numprocesses=2", "--dist=loadscope", "--no-loadscope-reorder"]}
+PROGRAMS = {"lab": LAB, "test": ["pytest"]}
 PORTS = {8000: "a step's door", 8001: "preprocess", 8002: "inference", 8012: "gRPC", 8003: "storage", 4222: "broker"}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome", "msedge"]  # on Windows, Edge is always there
 BROWSERS += ["/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"]

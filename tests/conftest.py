@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,21 +48,19 @@ def skip(reason: str) -> None:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A function from a step's name to a folder with its freshly trained model. Copy it before you change it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+    folders: dict[str, Path] = {}
 
     def train(step: str) -> Path:
         step = step.partition("+")[0]
         step = {"03_pipeline": "02_fastapi"}.get(step, step)  # its inference service trains with those very files
-        folder = shared / f"model-of-{step}"
-        if not folder.exists():
-            new = tmp_path_factory.mktemp(step) / "model"
-            command, env = [sys.executable, "train.py"], {**os.environ, "MODEL_DIR": str(new)}
-            subprocess.run(command, cwd=STEPS / step, env=env, check=True, timeout=300)
-            with suppress(OSError):  # the other process of the tests was faster
-                new.rename(folder)
-        return folder
+        if step not in folders:
+            folder = tmp_path_factory.mktemp(step) / "model"
+            command = [sys.executable, "train.py"]
+            subprocess.run(
+                command, cwd=STEPS / step, env={**os.environ, "MODEL_DIR": str(folder)}, check=True, timeout=300
+            )
+            folders[step] = folder
+        return folders[step]
 
     return train
 
