@@ -165,7 +165,7 @@ def is_taken(port: int) -> bool:
 
 
 # Below the ports that systems give to outgoing connections. No two are the same, nor ten apart, as inference has them.
-PORTS = itertools.cycle(random.sample(range(30_000, 32_700, 20), 135))
+PORTS = itertools.cycle(random.sample(range(20_000, 30_000, 20), 500))
 
 
 def free_port() -> int:
