@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 import start
-from launch import Service, launch, launch_pipeline, stop_all
+from lab.launch import Service, launch, launch_pipeline, stop_all
 
 ROOT = Path(__file__).parent.parent
 STEPS = ROOT / "steps"

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from conftest import ROOT, wait_until
-from launch import free_port, launch
+from lab.launch import free_port, launch
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 

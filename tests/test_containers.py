@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import expect
 
 from conftest import STEPS, skip
-from containers import missing
-from launch import free_port
+from lab.containers import missing
+from lab.launch import free_port
 from test_page import DIGITS, draw
 from test_starters import BLANKS_AND_DOTS, blocks, doctest, on_port, run
 

@@ -8,7 +8,7 @@ import requests
 
 from conftest import serve, serve_all, wait_until
 from contract import CASES, JSON, LIMIT, break_model, features, row_of
-from launch import Service
+from lab.launch import Service
 
 # A step joins with a line here: its folder, whose number says which lines of the contract bind it.
 STEPS = ["01_flask", "02_fastapi", "03_pipeline", "03_pipeline+grpc,nats"]

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 import locks
 import start
 from conftest import STEPS, skip
-from containers import missing
 from copies import SERVICES
+from lab.containers import missing
 from test_project import LOCKED
 
 STEP = STEPS / "04_docker"

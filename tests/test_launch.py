@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from launch import Service, free_port, launch
+from lab.launch import Service, free_port, launch
 
 WEB = ("-m", "http.server", "--bind", "127.0.0.1", "{port}")
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from conftest import ROOT, database_in, serve
-from launch import launch
+from lab.launch import launch
 
 # A service joins with a line here: its folder, and the fewest requests that its document must give rise to.
 SERVICES = {

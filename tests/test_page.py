@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import JSHandle, Page, expect
 
 from conftest import STEPS, database_in
-from launch import launch_pipeline, stop_all
+from lab.launch import launch_pipeline, stop_all
 
 SAMPLE = STEPS / "03_pipeline" / "sample_drawing.png"
 UNREADABLE = "the body is not a PNG or JPEG that can be read: is the file whole?"  # as preprocess says it

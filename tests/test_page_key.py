@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from conftest import database_in
-from launch import launch_pipeline, stop_all
+from lab.launch import launch_pipeline, stop_all
 from test_page import DIGITS, assert_answer, draw, luminance, watched
 
 KEY, OTHER = "correct-horse-battery", "staple-correct-horse"

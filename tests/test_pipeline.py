@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 
 from conftest import database_in, wait_until
 from contract import row_of
-from drawings import draw
-from launch import Service, free_port, launch, launch_pipeline, stop_all
+from lab.drawings import draw
+from lab.launch import Service, free_port, launch, launch_pipeline, stop_all
 
 BEHIND = ("preprocess", "inference", "storage")
 ROW = {"json": {"features": row_of(7)}}

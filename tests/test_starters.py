@@ -17,7 +17,7 @@ import requests
 
 from conftest import ROOT, STEPS
 from contract import JSON
-from launch import Service, free_port
+from lab.launch import Service, free_port
 
 # A step joins with a line here: its folder, and what one of the commands that start it looks like.
 SERVERS = {

@@ -10,7 +10,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from contract import DIGITS, break_model, row_of
-from launch import free_port, launch
+from lab.launch import free_port, launch
 
 STEPS = ["02_fastapi"]
 FORMATS = {"pickle": "sklearn_joblib", "onnx": "onnx_onnxv1"}

@@ -17,8 +17,8 @@ from sklearn.datasets import load_digits
 
 from conftest import database_in, wait_until
 from contract import row_of
-from launch import STEPS, Broker, Service, free_port, launch, launch_pipeline, stop_all
-from outages import Load, audit, kill, metric, wait_until_drained
+from lab.launch import STEPS, Broker, Service, free_port, launch, launch_pipeline, stop_all
+from lab.outages import Load, audit, kill, metric, wait_until_drained
 
 ROW = {"json": {"features": row_of(7)}}
 ROWS = load_digits().data

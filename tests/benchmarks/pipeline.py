@@ -18,7 +18,7 @@ import requests
 from speed import HERE, describe_machine, find_cores, run_wrk, say
 from variants import PYTHON, SAMPLE, STEPS, Service, free_port
 
-from launch import Broker
+from lab.launch import Broker
 
 CONNECTIONS = [1, 16, 64]
 PIPELINE = STEPS / "03_pipeline"

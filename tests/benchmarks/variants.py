@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent.parent / "notebooks"))
-from launch import PYTHON, STEPS, Service, free_port  # noqa: E402
+from lab.launch import PYTHON, STEPS, Service, free_port  # noqa: E402
 
 FLASK, FASTAPI = "01_flask", "02_fastapi"
 BASE, TEXTBOOK, CONSTANT = "01 development server", "FastAPI as in tutorials", "constant JSON"

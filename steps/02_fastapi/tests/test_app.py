@@ -16,9 +16,8 @@ from starlette.testclient import TestClient
 import app
 import fast
 import model
-import server
-import telemetry
 import train
+from chassis import server, telemetry
 from schemas import InferirRequest
 from settings import Settings, read_settings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from errors import error_reply
+from chassis.errors import error_response
 
 # What probes, browsers and readers of the manual need before there is a key; none of it shows results or costs much.
 OPEN = {"/", "/docs", "/docs/oauth2-redirect", "/livez", "/openapi.json", "/readyz"}
@@ -40,7 +40,7 @@ class KeyRequired:
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "http" and not is_open(scope["path"]) and (sentence := self.refusal(scope["headers"])):
-            await error_reply(401, sentence, CHALLENGE)(scope, receive, send)
+            await error_response(401, sentence, CHALLENGE)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -55,7 +55,7 @@ class KeyRequired:
         return "" if fits else WRONG
 
 
-def tell_of_the_key(app: FastAPI) -> None:
+def add_key_to_openapi(app: FastAPI) -> None:
     """Put the key into the manual of a complete application: /docs then has a button to enter it."""
     manual = app.openapi()  # which FastAPI keeps
     manual["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -14,14 +14,13 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp
 
-import server
-import telemetry
-from api_key import KeyRequired, tell_of_the_key
-from door import MANUAL, DoorRoute
-from errors import HANDLERS, Refused
+from api_key import KeyRequired, add_key_to_openapi
+from chassis import server, telemetry
+from chassis.errors import HANDLERS, RequestError
 from fast import Shortcut
 from pipeline import Pipeline
-from replies import Health, Listing, PipelineReply, Summary, error_replies
+from request import MANUAL, DoorRoute
+from responses import Health, Listing, PipelineResponse, Summary, error_responses
 from schemas import EXAMPLES, InferirRequest
 from settings import Settings, read_settings
 
@@ -73,8 +72,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         "/inferir",
         tags=["Inference"],
         summary="Recognize digits",
-        response_model=PipelineReply,
-        responses=error_replies(400, 413, 415, 422, 503),
+        response_model=PipelineResponse,
+        responses=error_responses(400, 413, 415, 422, 503),
         max_body_size=settings.max_body_bytes,
         openapi_extra=MANUAL,
     )
@@ -84,7 +83,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     app.routes.extend(fast.routes)  # include_router would wrap them in what they avoid
 
-    @app.get("/results", tags=["History"], summary="List what was recognized", responses=error_replies(422, 503))
+    @app.get("/results", tags=["History"], summary="List what was recognized", responses=error_responses(422, 503))
     async def results(
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         before: Annotated[str | None, Query(description="`next` of the page before this one")] = None,
@@ -92,7 +91,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     ) -> Listing:
         return await pipeline.storage.list({"limit": limit, "before": before, "digit": digit}, pipeline.seconds)
 
-    @app.get("/results/summary", tags=["History"], summary="Count what was recognized", responses=error_replies(503))
+    @app.get("/results/summary", tags=["History"], summary="Count what was recognized", responses=error_responses(503))
     async def summary() -> Summary:
         return await pipeline.storage.summarize(pipeline.seconds)
 
@@ -105,14 +104,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["Operations"], summary="The pipeline can recognize", responses=error_replies(503))
+    @app.get("/readyz", tags=["Operations"], summary="The pipeline can recognize", responses=error_responses(503))
     async def readyz(request: Request) -> dict[str, str]:
         if request.state.leaving:  # server.py sets it
-            raise Refused(503, "the service is shutting down")
+            raise RequestError(503, "the service is shutting down")
         # Without preprocess, rows of features are still recognized; without storage, everything is.
         inference = await pipeline.inference.health(HEALTH_SECONDS)
         if not inference["ready"]:
-            raise Refused(503, f"inference is not ready: {inference['reason']}")
+            raise RequestError(503, f"inference is not ready: {inference['reason']}")
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["Operations"], summary="Counts and durations", response_class=PlainTextResponse)
@@ -126,7 +125,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     app.mount("/static", Page(directory=STATIC), name="static")
     guarded = Shortcut(app)
     if settings.api_key:
-        tell_of_the_key(app)
+        add_key_to_openapi(app)
         guarded = KeyRequired(guarded, settings.api_key.get_secret_value())
     return telemetry.Telemetry(guarded, max_id=128)
 

@@ -13,7 +13,7 @@ from nats.errors import ConnectionClosedError, Error, OutboundBufferLimitError, 
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
-from services import FAILED, Unavailable
+from clients import FAILED, Unavailable
 
 Answer = TypeVar("Answer")
 

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from prometheus_client import Histogram
 
-import wires
-from errors import Refused
+import transports
+from chassis.errors import RequestError
+from chassis.telemetry import SECONDS, log_lines, request_id
+from clients import Unavailable
+from coalescing import Coalescer
 from schemas import InferirRequest
-from services import Unavailable
 from settings import Settings
-from sharing import Sharing
-from telemetry import SECONDS, log_lines, request_id
 
 STORING = 0.25  # the share of the deadline that is kept for storage; a claim takes as much, at most, of the rest
 
@@ -61,17 +61,17 @@ class Pipeline:
 
     def __init__(self, settings: Settings):
         self.seconds = settings.deadline_seconds
-        self.preprocess = wires.PREPROCESS[wires.scheme(settings.preprocess_url)](settings.preprocess_url)
-        self.inference = wires.INFERENCE[wires.scheme(settings.inference_url)](settings.inference_url)
-        self.storage = wires.STORAGE[wires.scheme(settings.storage_url)](settings.storage_url)
+        self.preprocess = transports.PREPROCESS[transports.scheme(settings.preprocess_url)](settings.preprocess_url)
+        self.inference = transports.INFERENCE[transports.scheme(settings.inference_url)](settings.inference_url)
+        self.storage = transports.STORAGE[transports.scheme(settings.storage_url)](settings.storage_url)
         self.services = self.preprocess, self.inference, self.storage
 
     async def start(self) -> None:
         """Make the clients of the services, where an event loop runs. Nothing is connected until it is needed."""
         for service in self.services:
             await service.open()
-        self.predictor = Sharing(self.inference.predict, self.inference.calls)
-        self.recorder = Sharing(self.storage.record)
+        self.predictor = Coalescer(self.inference.predict, self.inference.calls)
+        self.recorder = Coalescer(self.storage.record)
 
     async def stop(self) -> None:
         await asyncio.gather(self.predictor.drain(), self.recorder.drain())
@@ -79,7 +79,7 @@ class Pipeline:
             await service.close()
 
     async def infer(self, question: Question) -> dict:
-        """Return the reply to a question. Refused if preprocess or inference refuse it or cannot be used."""
+        """Return the reply to a question. RequestError if preprocess or inference refuse it or cannot be used."""
         time, begin, timings, extracted = datetime.now(UTC), perf_counter(), {}, {}
         predict_by = begin + (1 - STORING) * self.seconds
         request, claim = question
@@ -124,14 +124,14 @@ class Pipeline:
         }
 
     async def _claim(self, claim: Claim, timings: dict) -> dict | None:
-        """Have the key kept for the request. Refused with 422 if it is another's.
+        """Have the key kept for the request. RequestError with 422 if it is another's.
 
         If nobody can tell, nothing must be recorded: return what the reply then says of that.
         """
         try:
             with hop("storage", timings):
                 await self.storage.claim(claim.key, claim.request, STORING * self.seconds)
-        except Refused as refused:
+        except RequestError as refused:
             if refused.status == 422:
                 raise
             return {"stored": False, "storage": refused.sentence}
@@ -141,12 +141,12 @@ class Pipeline:
         try:
             with hop("storage", timings):
                 stored = await self.recorder.ask(results, STORING * self.seconds)
-        except Refused as refused:
+        except RequestError as refused:
             return {"stored": False, "storage": refused.sentence}
         return {"stored": stored[0]}
 
 
-def tell(refused: Refused) -> None:
+def tell(refused: RequestError) -> None:
     """Leave a line in the log, also where the request gets its answer all the same."""
     line = {"time": datetime.now(UTC), "level": "WARNING", "request_id": request_id.get()}
     log_lines.write({**line, "message": refused.sentence})
@@ -165,7 +165,7 @@ def hop(service: str, timings: dict[str, float]):
     except TimeoutError:  # in the queue for a call
         tell(unavailable := Unavailable(service, "has not answered in time"))
         raise unavailable from None
-    except Refused as refused:
+    except RequestError as refused:
         if refused.status < 500:
             outcome = "refused"
         else:

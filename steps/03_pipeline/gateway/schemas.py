@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
-from errors import Refused, documented
+from chassis.errors import RequestError, documented
 
 FEATURES = 64  # 8x8 pixels, row-major
 MAX_ROWS = 1024
@@ -42,7 +42,7 @@ class InferirRequest(BaseModel):
 
     @classmethod
     def parse(cls, body: bytes) -> "InferirRequest":
-        """Read the body of a request. Refused with 400, 413 or 422 if it is no such thing."""
+        """Read the body of a request. RequestError with 400, 413 or 422 if it is no such thing."""
         try:
             return cls.model_validate_json(body)  # faster than json.loads, and the numbers are checked on the way
         except ValidationError as error:
@@ -54,7 +54,7 @@ class ModelInfo(BaseModel):
     format: str = Field(examples=["pickle"])
 
 
-class InferirReply(BaseModel):
+class InferirResponse(BaseModel):
     prediction: list[int] = Field(description="a digit for each row", examples=[[7]])
     probabilities: list[list[float]] = Field(
         description="for each row, the probability of each digit from 0 to 9",
@@ -71,10 +71,10 @@ SENTENCES = {  # what explain() says, or one of the kind
     503: "model.pkl cannot be read (No such file or directory): run `python train.py`, then restart",
     "4XX": "inputs[0].data has 63 numbers, which is not (1, 64)",
 }
-error_replies = partial(documented, SENTENCES)
+error_responses = partial(documented, SENTENCES)
 
 
-def explain(found: list[dict]) -> Refused:
+def explain(found: list[dict]) -> RequestError:
     """Make one sentence of what Pydantic has found: which number, and what it should be."""
     # `features` is neither of the two forms. Where a row has its first number, a batch has a list.
     as_row = found[0]
@@ -82,14 +82,16 @@ def explain(found: list[dict]) -> Refused:
     error = found[1] if is_batch else as_row
     kind, place = error["type"], error["loc"]
     if kind == "json_invalid" and "out of range" in error["msg"]:  # a whole number of thousands of digits
-        return Refused(422, "a number in the body has too many digits")
+        return RequestError(422, "a number in the body has too many digits")
     if kind == "json_invalid":
-        return Refused(400, SENTENCES[400])
+        return RequestError(400, SENTENCES[400])
     if len(place) < 2:
-        return Refused(422, 'the body must be a JSON object with a key "features"')
+        return RequestError(422, 'the body must be a JSON object with a key "features"')
     if is_batch and kind == "too_long" and len(place) == 2:
-        return Refused(413, SENTENCES[413])
+        return RequestError(413, SENTENCES[413])
     name = "features" + "".join(f"[{index}]" for index in place[2:])
     if kind in ("too_short", "too_long", "list_type"):
-        return Refused(422, f"{name} must be a list of {FEATURES} numbers")
-    return Refused(422, f"{name} must be a number from 0 to 16, not {json.dumps(error['input'], default=str)[:40]}")
+        return RequestError(422, f"{name} must be a list of {FEATURES} numbers")
+    return RequestError(
+        422, f"{name} must be a number from 0 to 16, not {json.dumps(error['input'], default=str)[:40]}"
+    )

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, AnyUrl, BeforeValidator, Field, SecretBytes, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-import wires
+import transports
 from api_key import read_api_key
 
 URL = TypeAdapter(AnyUrl)
@@ -42,9 +42,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     workers: int = Field(1, ge=1)
-    preprocess_url: Annotated[str, urls(wires.PREPROCESS)] = "http://127.0.0.1:8001"
-    inference_url: Annotated[str, urls(wires.INFERENCE)] = "http://127.0.0.1:8002"
-    storage_url: Annotated[str, urls(wires.STORAGE)] = "http://127.0.0.1:8003"
+    preprocess_url: Annotated[str, urls(transports.PREPROCESS)] = "http://127.0.0.1:8001"
+    inference_url: Annotated[str, urls(transports.INFERENCE)] = "http://127.0.0.1:8002"
+    storage_url: Annotated[str, urls(transports.STORAGE)] = "http://127.0.0.1:8003"
     deadline_seconds: float = Field(2, ge=0.1, le=60)  # for all services together
     max_body_bytes: int = Field(1_000_000, ge=1)
     drain_seconds: float = Field(2, ge=0, le=3600)

@@ -11,13 +11,11 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp
 
-import over_grpc
-import server
-import telemetry
 import v2
-from errors import HANDLERS
+from chassis import server, telemetry
+from chassis.errors import HANDLERS
 from fast import FastRoute, Shortcut
-from schemas import EXAMPLES, FEATURES, InferirReply, InferirRequest, error_replies
+from schemas import EXAMPLES, FEATURES, InferirRequest, InferirResponse, error_responses
 from service import Service
 from settings import Settings, read_settings
 
@@ -33,7 +31,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         # What has been imported stays. A garbage collector that goes through it again halts every request for 70 ms.
         gc.collect()
         gc.freeze()
-        async with over_grpc.door(service):
+        async with grpc_server.door(service):
             yield {"leaving": False}
         await service.stop()
         telemetry.log_lines.flush()
@@ -51,8 +49,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         "/inferir",
         tags=["Inference"],
         summary="Recognize digits",
-        response_model=InferirReply,
-        responses=error_replies(400, 413, 415, 422, 503),
+        response_model=InferirResponse,
+        responses=error_responses(400, 413, 415, 422, 503),
         max_body_size=settings.max_body_bytes,
     )
     async def inferir(request: Annotated[InferirRequest, Body(openapi_examples=EXAMPLES)]):
@@ -67,7 +65,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["Operations"], summary="The process can do its work", responses=error_replies(503))
+    @app.get("/readyz", tags=["Operations"], summary="The process can do its work", responses=error_responses(503))
     async def readyz(request: Request) -> dict[str, str]:
         service.require_ready(request)
         return {"status": "ready"}

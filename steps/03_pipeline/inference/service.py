@@ -10,9 +10,9 @@ from prometheus_client import Histogram
 
 import model
 from batcher import Batcher, Overloaded
-from errors import Refused
+from chassis.errors import RequestError
+from chassis.telemetry import SECONDS
 from settings import Settings
-from telemetry import SECONDS
 
 STOP_SECONDS = 30
 
@@ -52,25 +52,25 @@ class Service:
                 await asyncio.wait_for(self._batcher.drain(), STOP_SECONDS)
 
     def require_model(self) -> model.Model:
-        """Return the model. Refused with 503 and the reason if there is none to serve."""
+        """Return the model. RequestError with 503 and the reason if there is none to serve."""
         if not self.model:
-            raise Refused(503, self.problem)
+            raise RequestError(503, self.problem)
         return self.model
 
     def require_ready(self, request: Request) -> None:
-        """Refused with 503 and the reason if the service should get no more requests."""
+        """RequestError with 503 and the reason if the service should get no more requests."""
         self.require_model()
         if request.state.leaving:  # server.py sets it
-            raise Refused(503, "the service is shutting down")
+            raise RequestError(503, "the service is shutting down")
 
     async def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return digits, int64 of shape (n,), and probabilities, float32 of shape (n, 10).
 
-        `rows` are float32 of shape (n, 64). Refused with 503 if the model is unfit or too many rows wait already.
+        `rows` are float32 of shape (n, 64). RequestError with 503 if the model is unfit or too many rows wait already.
         """
         classes = self.require_model().classes
         try:
             probabilities = await self._batcher.submit(rows)
         except Overloaded:
-            raise Refused(503, "too many requests are waiting: try again in a second", Retry_After="1") from None
+            raise RequestError(503, "too many requests are waiting: try again in a second", Retry_After="1") from None
         return classes[probabilities.argmax(axis=1)], probabilities

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel, Field, ValidationError
 from starlette.routing import BaseRoute
 
-from errors import Refused
+from chassis.errors import RequestError
 from fast import FastRoute
-from schemas import FEATURES, MAX_ROWS, SENTENCES, SEVEN, Ink, Row, error_replies
+from schemas import FEATURES, MAX_ROWS, SENTENCES, SEVEN, Ink, Row, error_responses
 from service import Service
 
 NAME, VERSION = "digits", "1"
@@ -45,24 +45,24 @@ class InferRequest(BaseModel):
 
     @classmethod
     def parse(cls, body: bytes) -> "InferRequest":
-        """Read the body of a request. Refused with 400 or 413 if it is no such thing: the protocol has no 422."""
+        """Read the body of a request. RequestError with 400 or 413 if it is no such thing: the protocol has no 422."""
         try:
             request = cls.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             if first["type"] == "json_invalid" and "out of range" in first["msg"]:
-                raise Refused(400, "a number in the body has too many digits") from error
+                raise RequestError(400, "a number in the body has too many digits") from error
             if first["type"] == "json_invalid":
                 sentence = "the body is not JSON (tensors in binary are not taken: ask your client for JSON)"
-                raise Refused(400, sentence) from error
+                raise RequestError(400, sentence) from error
             parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]]
             path = "".join(part for part in parts if not part.startswith(".list["))  # the form of `data` that was tried
-            raise Refused(400, f"{path[1:] or 'the body'}: {first['msg'].lower()}") from error
+            raise RequestError(400, f"{path[1:] or 'the body'}: {first['msg'].lower()}") from error
         (tensor,) = request.inputs
         if tensor.shape[0] > MAX_ROWS:
-            raise Refused(413, SENTENCES[413])
+            raise RequestError(413, SENTENCES[413])
         if np.size(tensor.data) != math.prod(tensor.shape):
-            raise Refused(400, f"inputs[0].data has {np.size(tensor.data):,} numbers, which is not {tensor.shape}")
+            raise RequestError(400, f"inputs[0].data has {np.size(tensor.data):,} numbers, which is not {tensor.shape}")
         return request
 
 
@@ -76,7 +76,7 @@ class Output(Tensor):
     data: list[float]
 
 
-class InferReply(BaseModel):
+class InferResponse(BaseModel):
     model_config = {"protected_namespaces": ()}
 
     id: str | None = None
@@ -99,7 +99,7 @@ class InferRoute(FastRoute):
 
 def create_routes(service: Service) -> list[BaseRoute]:
     """The routes of the protocol, of which /infer is a fast one."""
-    unready = error_replies(503)
+    unready = error_responses(503)
     tags = ["Open Inference Protocol V2"]
     routes = APIRouter(prefix="/v2", tags=tags)
     fast = APIRouter(prefix=f"/v2/models/{NAME}", tags=tags, route_class=InferRoute)
@@ -138,8 +138,8 @@ def create_routes(service: Service) -> list[BaseRoute]:
 
     declared = {
         "summary": "Predict",
-        "response_model": InferReply,
-        "responses": error_replies("4XX", 503),
+        "response_model": InferResponse,
+        "responses": error_responses("4XX", 503),
         "max_body_size": service.settings.max_body_bytes,
     }
 

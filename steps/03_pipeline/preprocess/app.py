@@ -10,11 +10,10 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp
 
-import server
-import telemetry
-from errors import HANDLERS, Refused
+from chassis import server, telemetry
+from chassis.errors import HANDLERS, RequestError
 from fast import FastRoute, Shortcut
-from schemas import CONTENT_TYPES, MORE_TYPES, SENTENCES, FeaturesReply, Picture, error_replies
+from schemas import CONTENT_TYPES, MORE_TYPES, SENTENCES, FeaturesResponse, Picture, error_responses
 from service import Service
 from settings import Settings, read_settings
 
@@ -53,8 +52,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         "/features",
         tags=["Preprocessing"],
         summary="Turn a picture into features",
-        response_model=FeaturesReply,
-        responses=error_replies(400, 413, 415, 422, 503),
+        response_model=FeaturesResponse,
+        responses=error_responses(400, 413, 415, 422, 503),
         openapi_extra={"requestBody": MORE_TYPES},
         max_body_size=settings.max_body_bytes,
     )
@@ -68,10 +67,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["Operations"], summary="The process can do its work", responses=error_replies(503))
+    @app.get("/readyz", tags=["Operations"], summary="The process can do its work", responses=error_responses(503))
     async def readyz(request: Request) -> dict[str, str]:
         if request.state.leaving:  # server.py sets it
-            raise Refused(503, "the service is shutting down")
+            raise RequestError(503, "the service is shutting down")
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["Operations"], summary="Counts and durations", response_class=PlainTextResponse)

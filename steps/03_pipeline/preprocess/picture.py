@@ -6,7 +6,7 @@ from io import BytesIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from paper import lift_ink
+from ink import lift_ink
 
 SIDE = 512  # pixels; a larger picture is reduced, so that the ink has at most so many rows and columns
 STRIP = 2**20  # pixels that are reduced at a time

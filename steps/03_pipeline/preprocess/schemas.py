@@ -4,7 +4,7 @@ from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from errors import documented
+from chassis.errors import documented
 
 CONTENT_TYPES = ("image/png", "image/jpeg", "application/octet-stream")
 # fmt: off
@@ -35,7 +35,7 @@ class Picture(RootModel[bytes]):
 MORE_TYPES = {"content": {kind: {"schema": {"$ref": "#/components/schemas/Picture"}} for kind in CONTENT_TYPES[1:]}}
 
 
-class FeaturesReply(BaseModel):
+class FeaturesResponse(BaseModel):
     features: list[int] = Field(
         description="8x8 pixels, row by row, each a whole number from 0 (no ink) to 16",
         min_length=64,
@@ -52,4 +52,4 @@ SENTENCES = {  # what the service says, or one of the kind
     422: "the picture is blank: nothing on it stands out from the paper",
     503: "too many pictures are waiting: try again in a second",
 }
-error_replies = partial(documented, SENTENCES)
+error_responses = partial(documented, SENTENCES)

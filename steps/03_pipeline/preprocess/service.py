@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 from prometheus_client import Histogram
 
-from errors import Refused
+from chassis.errors import RequestError
+from chassis.telemetry import SECONDS
 from features import VERSIONS
 from picture import PictureError, read_ink
 from settings import Settings
-from telemetry import SECONDS
 
 PREPROCESS = Histogram("preprocess_seconds", "From the bytes of a picture to features", ["version"], buckets=SECONDS)
 
@@ -42,10 +42,10 @@ class Service:
     async def preprocess(self, content: bytes) -> np.ndarray:
         """Return the features of a picture, 64 whole numbers.
 
-        Refused with 400, 413 or 422 if it has none, and with 503 if too many pictures wait already.
+        RequestError with 400, 413 or 422 if it has none, and with 503 if too many pictures wait already.
         """
         if self._waiting >= self.settings.max_pictures:
-            raise Refused(503, "too many pictures are waiting: try again in a second", Retry_After="1")
+            raise RequestError(503, "too many pictures are waiting: try again in a second", Retry_After="1")
         # The queue is here and not the threads' own: a picture whose client goes away leaves it at once.
         self._waiting += 1
         try:
@@ -58,7 +58,7 @@ class Service:
         try:
             return await asyncio.wrap_future(job)
         except PictureError as error:
-            raise Refused(error.status, str(error)) from error
+            raise RequestError(error.status, str(error)) from error
 
     def _work(self, content: bytes) -> np.ndarray:
         with self._seconds.time():

@@ -14,10 +14,10 @@ from nats.aio.msg import Msg
 from pydantic import BaseModel
 
 from broker import CONSUMER, Broker, request_id
-from errors import Refused
+from chassis.errors import RequestError
+from chassis.telemetry import log_lines
 from schemas import ListRequest
 from service import Service
-from telemetry import log_lines
 
 MAX_TASKS = 100  # under way; what comes then is refused
 Answer = Callable[[bytes], Awaitable[BaseModel]]
@@ -55,9 +55,9 @@ class Answers:
         begin = perf_counter()
         try:
             if len(self._tasks) > MAX_TASKS:
-                raise Refused(503, "too many requests are waiting: try again in a second")
+                raise RequestError(503, "too many requests are waiting: try again in a second")
             status, body = 200, (await self._of[request.subject](request.data)).model_dump_json().encode()
-        except Refused as refused:
+        except RequestError as refused:
             status, body = refused.status, orjson.dumps({"error": refused.sentence})
         except Exception:
             logging.exception("%s has failed", request.subject)

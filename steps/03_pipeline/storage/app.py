@@ -12,12 +12,11 @@ from starlette.routing import Match
 from starlette.types import ASGIApp
 
 import schemas
-import server
-import telemetry
-from errors import HANDLERS, Refused, answer_http_error
+from chassis import server, telemetry
+from chassis.errors import HANDLERS, RequestError, answer_http_error
 from fast import FastRoute, Shortcut
-from over_nats import Consumer
-from schemas import error_replies
+from nats_consumer import Consumer
+from schemas import error_responses
 from service import Service
 from settings import Settings, read_settings
 
@@ -62,8 +61,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         "/results",
         tags=["Results"],
         summary="Store results",
-        response_model=schemas.StoreReply,
-        responses=error_replies(400, 413, 415, 422, 503),
+        response_model=schemas.StoreResponse,
+        responses=error_responses(400, 413, 415, 422, 503),
         max_body_size=settings.max_write_bytes,
     )
     async def store(request: schemas.StoreRequest):
@@ -75,8 +74,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         "/claims",
         tags=["Results"],
         summary="Claim a key",
-        response_model=schemas.ClaimReply,
-        responses=schemas.claim_error_replies(400, 413, 415, 422, 503),
+        response_model=schemas.ClaimResponse,
+        responses=schemas.claim_error_responses(400, 413, 415, 422, 503),
         max_body_size=settings.max_write_bytes,
     )
     async def claim(request: schemas.ClaimRequest):
@@ -86,18 +85,18 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     app.routes.extend(fast.routes)  # include_router would wrap them in what they avoid
 
-    @app.get("/results", tags=["Results"], summary="List results, newest first", responses=error_replies(422, 503))
-    def newest(request: Annotated[schemas.ListRequest, Query()]) -> schemas.ListReply:
+    @app.get("/results", tags=["Results"], summary="List results, newest first", responses=error_responses(422, 503))
+    def newest(request: Annotated[schemas.ListRequest, Query()]) -> schemas.ListResponse:
         """List a page of results, of one predicted digit or of all."""
         return service.newest(request)
 
-    @app.get("/results/summary", tags=["Results"], summary="Count results", responses=error_replies(503))
-    def count() -> schemas.SummaryReply:
+    @app.get("/results/summary", tags=["Results"], summary="Count results", responses=error_responses(503))
+    def count() -> schemas.SummaryResponse:
         """Count all results, by predicted digit and by model version."""
         return service.count()
 
-    @app.get("/dead-letters", tags=["Operations"], summary="List dead letters", responses=error_replies(422, 503))
-    def dead_letters(page: Annotated[schemas.Page, Query()]) -> schemas.DeadLettersReply:
+    @app.get("/dead-letters", tags=["Operations"], summary="List dead letters", responses=error_responses(422, 503))
+    def dead_letters(page: Annotated[schemas.Page, Query()]) -> schemas.DeadLettersResponse:
         """List a page of what came through the broker and cannot be stored, newest first."""
         return service.dead_letters(page)
 
@@ -105,10 +104,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["Operations"], summary="The process can do its work", responses=error_replies(503))
-    async def readyz(request: Request) -> schemas.ReadyReply:
+    @app.get("/readyz", tags=["Operations"], summary="The process can do its work", responses=error_responses(503))
+    async def readyz(request: Request) -> schemas.ReadyResponse:
         if request.state.leaving:  # server.py sets it
-            raise Refused(503, "the service is shutting down")
+            raise RequestError(503, "the service is shutting down")
         if consumer:
             consumer.require_broker()
         return await service.ready()

@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
-from telemetry import id_of
+from chassis.telemetry import id_of
 
 STREAM, SUBJECT, CONSUMER = "RESULTS", "results", "storage"
 PULL = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}"

@@ -11,9 +11,9 @@ from prometheus_client import Counter, Histogram
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, TimeoutError
 
-from errors import Refused
-from table import CLAIMS, DEAD_LETTERS, RESULTS, TRIAL, create_tables
-from telemetry import SECONDS
+from chassis.errors import RequestError
+from chassis.telemetry import SECONDS
+from tables import CLAIMS, DEAD_LETTERS, RESULTS, TRIAL, create_tables
 
 PATIENCE = 2  # seconds for a lock of SQLite, for a connection to PostgreSQL, for one from the pool
 TRUST = 1  # seconds; what could be written so long ago could be written now
@@ -30,7 +30,7 @@ class AlreadyClaimed(Exception):
 
 
 class Database:
-    """Results on disk. While it cannot be used, each method is Refused with 503; the next call tries again.
+    """Results on disk. While it cannot be used, each method is RequestError with 503; the next call tries again.
 
     All methods wait for the disk, so none is for an event loop.
     """
@@ -74,7 +74,7 @@ class Database:
     def newest(self, limit: int, before: str | None = None, digit: int | None = None) -> tuple[list[dict], str | None]:
         """Return a page of up to `limit` rows, newest first, and the `before` of the next page, None after the last.
 
-        The page begins after the row with the id `before`. Refused with 422 if there is no such row.
+        The page begins after the row with the id `before`. RequestError with 422 if there is no such row.
         """
         query = sa.select(RESULTS) if digit is None else sa.select(RESULTS).where(RESULTS.c.prediction == digit)
         return self._page(query, RESULTS, "result", limit, before)
@@ -94,7 +94,7 @@ class Database:
             if before is not None:
                 last = connection.execute(sa.select(table.c.time).where(table.c.id == before)).first()
                 if not last:
-                    raise Refused(422, f"before: there is no {name} with the id {before}")
+                    raise RequestError(422, f"before: there is no {name} with the id {before}")
                 query = query.where(place < sa.tuple_(last.time, before))
             rows = [row._asdict() for row in connection.execute(query)]
         return rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else None
@@ -145,7 +145,9 @@ class Database:
         except DataError:
             raise  # the fault of a row
         except TimeoutError as error:  # the pool's own, which says nothing of the database
-            raise Refused(503, "all connections to the database are busy: try again later", Retry_After="1") from error
+            raise RequestError(
+                503, "all connections to the database are busy: try again later", Retry_After="1"
+            ) from error
         except DBAPIError as error:
             self._has_tables, self._trusted_until = False, 0.0  # it may be another database that comes back
             self.close()  # what is open; the next call opens it anew
@@ -154,7 +156,7 @@ class Database:
             self._problem = None
             logging.warning("the database can be used again")
 
-    def _refused(self, cause: Exception) -> Refused:
+    def _refused(self, cause: Exception) -> RequestError:
         """Say what clients may know. The log has the rest, once."""
         if self._writer.name == "sqlite":
             problem = str(cause)
@@ -163,7 +165,7 @@ class Database:
         if problem != self._problem:
             self._problem = problem
             logging.error("the database cannot be used: %s", cause)
-        return Refused(503, f"the database cannot be used ({problem}): try again later", Retry_After="1")
+        return RequestError(503, f"the database cannot be used ({problem}): try again later", Retry_After="1")
 
 
 def create_pool(url: str | sa.URL, **options) -> sa.Engine:

@@ -15,7 +15,7 @@ import orjson
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from errors import CLIENT_GONE, Refused, answer_bug, answer_refused
+from chassis.errors import CLIENT_GONE, RequestError, answer_bug, answer_request_error
 
 PATIENCE = 0.05  # seconds until we look whether the client still waits
 
@@ -24,7 +24,7 @@ class FastRoute(APIRoute):
     """A POST route of one JSON body, which costs a request little.
 
     FastAPI sees its types when the service starts, and shows them at /docs. When a request comes, the body's type reads
-    it, by a class method `parse(bytes)` that raises Refused; the endpoint answers with what orjson can write, NumPy
+    it, by a class method `parse(bytes)` that raises RequestError; the endpoint answers with what orjson can write, NumPy
     arrays included; and `max_body_size` is the limit.
     """
 
@@ -42,7 +42,7 @@ class FastRoute(APIRoute):
     async def read(self, scope, receive):
         """Return what the endpoint takes. A route that takes more than JSON has its own."""
         if self.content_types and content_type(scope["headers"]) not in self.content_types:
-            raise Refused(415, self.wanted)
+            raise RequestError(415, self.wanted)
         return self.parse(await read_body(receive, self.max_body_size))
 
     async def respond(self, scope, receive, send) -> None:
@@ -52,8 +52,8 @@ class FastRoute(APIRoute):
             with refused_if_gone(receive):
                 answer = await self.endpoint(request)
             body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-        except Refused as refused:
-            return await answer_refused(None, refused)(scope, receive, send)
+        except RequestError as refused:
+            return await answer_request_error(None, refused)(scope, receive, send)
         except Exception as error:
             logging.exception("%s has failed", self.path)
             return await answer_bug(None, error)(scope, receive, send)
@@ -88,23 +88,23 @@ def content_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 async def read_body(receive, limit: int) -> bytes:
-    """Return the body of a request. Refused with 413 as soon as it is over the limit, whatever length it claims."""
+    """Return the body of a request. RequestError with 413 as soon as it is over the limit, whatever length it claims."""
     chunks, size = [], 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refused(CLIENT_GONE, "the client went away while it sent its body")
+            raise RequestError(CLIENT_GONE, "the client went away while it sent its body")
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > limit:
-            raise Refused(413, f"the body is larger than {limit:,} bytes")
+            raise RequestError(413, f"the body is larger than {limit:,} bytes")
         if not message.get("more_body"):
             return b"".join(chunks)
 
 
 @contextmanager
 def refused_if_gone(receive):
-    """Cancel what the block awaits if the client goes away meanwhile, and raise Refused.
+    """Cancel what the block awaits if the client goes away meanwhile, and raise RequestError.
 
     Listening takes a task, so it begins when the client has waited for a while.
     """
@@ -123,7 +123,7 @@ def refused_if_gone(receive):
     except asyncio.CancelledError:
         if not gone or waiting.uncancel():
             raise  # somebody else's wish
-        raise Refused(CLIENT_GONE, "the client went away before it had its answer") from None
+        raise RequestError(CLIENT_GONE, "the client went away before it had its answer") from None
     finally:
         timer.cancel()
         for task in listening:

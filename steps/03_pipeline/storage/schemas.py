@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, ValidationError
 
-from errors import Refused, documented
+from chassis.errors import RequestError, documented
 
 FEATURES, DIGITS = 64, 10
 MAX_RESULTS, MAX_TIMINGS = 1024, 16  # in one request, in one result
@@ -89,7 +89,7 @@ class Body(BaseModel):
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        """Read it. Refused with 400, 413 or 422 if it is no such thing."""
+        """Read it. RequestError with 400, 413 or 422 if it is no such thing."""
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:
@@ -102,7 +102,7 @@ class StoreRequest(Body):
     results: list[Result] = Field(min_length=1, max_length=MAX_RESULTS, fail_fast=True)
 
 
-class StoreReply(BaseModel):
+class StoreResponse(BaseModel):
     stored: int = Field(description="how many results are on disk now, those that were before included", examples=[1])
 
 
@@ -117,12 +117,12 @@ class ListRequest(Page):
     digit: int | None = Field(None, ge=0, lt=DIGITS)
 
 
-class ListReply(BaseModel):
+class ListResponse(BaseModel):
     results: list[Result]
     next: str | None = Field(description="`before` of the next page, or null after the last", examples=["7f3a.0"])
 
 
-class SummaryReply(BaseModel):
+class SummaryResponse(BaseModel):
     total: int = Field(examples=[3])
     by_digit: dict[str, int] = Field(examples=[{"0": 0, "1": 1, "2": 0, "3": 2}])
     by_model_version: dict[str, int] = Field(examples=[{"b5e7a46e61b8": 3}])
@@ -135,7 +135,7 @@ class ClaimRequest(Body):
     request: Digest
 
 
-class ClaimReply(BaseModel):
+class ClaimResponse(BaseModel):
     claimed: bool = Field(description="the key is this request's for a day from when it was first claimed")
 
 
@@ -156,12 +156,12 @@ class DeadLetter(BaseModel):
         return cls(**{**row, "body": body.decode(errors="replace")})
 
 
-class DeadLettersReply(BaseModel):
+class DeadLettersResponse(BaseModel):
     dead_letters: list[DeadLetter]
     next: str | None = Field(description="`before` of the next page, or null after the last")
 
 
-class ReadyReply(BaseModel):
+class ReadyResponse(BaseModel):
     status: str = "ready"
 
 
@@ -173,29 +173,29 @@ SENTENCES = {
     422: "results[3].features must have 64 numbers",
     503: "the database cannot be used (database or disk is full): try again later",
 }
-error_replies = partial(documented, SENTENCES)
-claim_error_replies = partial(documented, {**SENTENCES, 422: KEY_TAKEN})
+error_responses = partial(documented, SENTENCES)
+claim_error_responses = partial(documented, {**SENTENCES, 422: KEY_TAKEN})
 
 
-def explain(error: dict, key: str) -> Refused:
+def explain(error: dict, key: str) -> RequestError:
     """Make a sentence of the first thing that Pydantic has found: which place, and what it should be.
 
     The body should have been an object with `key`.
     """
     kind, place, limits = error["type"], error["loc"], error.get("ctx", {})
     if kind == "json_invalid" and "out of range" in error["msg"]:  # a whole number of thousands of digits
-        return Refused(422, "a number in the body has too many digits")
+        return RequestError(422, "a number in the body has too many digits")
     if kind == "json_invalid":
-        return Refused(400, SENTENCES[400])
+        return RequestError(400, SENTENCES[400])
     if kind == "too_long" and place == ("results",):
-        return Refused(413, SENTENCES[413])
+        return RequestError(413, SENTENCES[413])
     if not place:
-        return Refused(422, f'the body must be a JSON object with a key "{key}"')
+        return RequestError(422, f'the body must be a JSON object with a key "{key}"')
     place = [part for part in place if part != "[key]"]  # the name of a timing, not the timing
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:80]
     if kind == "missing":
-        return Refused(422, f"{name} is missing")
+        return RequestError(422, f"{name} is missing")
     if kind in ("too_short", "too_long") and place[-1] in ("features", "probabilities"):
-        return Refused(422, f"{name} must have {limits.get('min_length') or limits['max_length']} numbers")
+        return RequestError(422, f"{name} must have {limits.get('min_length') or limits['max_length']} numbers")
     _, _, wish = error["msg"].removeprefix("Value error, ").partition(" should ")
-    return Refused(422, f"{name} must {wish}")
+    return RequestError(422, f"{name} must {wish}")

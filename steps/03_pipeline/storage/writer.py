@@ -6,7 +6,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import NamedTuple
 
-from errors import Refused
+from chassis.errors import RequestError
 
 ANSWER_SECONDS, STOP_SECONDS = 5, 30
 
@@ -19,7 +19,7 @@ class Job(NamedTuple):
 class Writer:
     """Let requests share commits: a disk takes as long for the rows of sixteen requests as for those of one.
 
-    `insert` commits a list of rows and waits for the disk, in a thread of its own. It raises Refused if it can do
+    `insert` commits a list of rows and waits for the disk, in a thread of its own. It raises RequestError if it can do
     nothing for any row. Any other failure may be the fault of a few: then each request is tried alone.
     """
 
@@ -31,12 +31,12 @@ class Writer:
         self._thread.start()
 
     async def write(self, rows: list[dict]) -> None:
-        """Return when the rows are on disk. Refused with 503 if too many wait, or if they are not there in time.
+        """Return when the rows are on disk. RequestError with 503 if too many wait, or if they are not there in time.
 
         Rows that were taken are written even if nobody waits for it any longer.
         """
         if self._waiting >= self._max_queue:
-            raise Refused(503, "too many results wait for the disk: try again in a second", Retry_After="1")
+            raise RequestError(503, "too many results wait for the disk: try again in a second", Retry_After="1")
         job = Job(rows, self._loop.create_future())
         self._waiting += max(len(rows), 1)
         self._queue.put(job)
@@ -44,7 +44,7 @@ class Writer:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await job.done
         except TimeoutError:
-            raise Refused(503, "the database does not answer: try again later", Retry_After="1") from None
+            raise RequestError(503, "the database does not answer: try again later", Retry_After="1") from None
 
     async def drain(self) -> None:
         """Take nothing more, and end the thread when all is written, unless that takes too long."""
@@ -69,7 +69,7 @@ class Writer:
             self._insert([row for job in jobs for row in job.rows])
             return [None] * len(jobs)
         except BaseException as error:  # whatever it is, this thread has to go on
-            if isinstance(error, Refused) or len(jobs) == 1:
+            if isinstance(error, RequestError) or len(jobs) == 1:
                 return [error] * len(jobs)
             return [failure for job in jobs for failure in self._commit([job])]
 

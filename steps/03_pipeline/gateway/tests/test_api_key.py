@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 import app
-import telemetry
 from api_key import read_api_key
+from chassis import telemetry
 from settings import Settings, read_settings
 
 KEY = "correct-horse-battery/staple+17="

@@ -203,5 +203,5 @@ def test_the_manual_tells_of_the_key(gateway):
     (parameter,) = manual["paths"]["/inferir"]["post"]["parameters"]
     assert (parameter["name"], parameter["in"], "required" in parameter) == ("Idempotency-Key", "header", False)
     assert re.fullmatch(parameter["schema"]["pattern"], "order-66")
-    stored = manual["components"]["schemas"]["PipelineReply"]["properties"]["stored"]
+    stored = manual["components"]["schemas"]["PipelineResponse"]["properties"]["stored"]
     assert {"type": "boolean"} in stored["anyOf"] and {"type": "string", "const": "queued"} in stored["anyOf"]

@@ -13,9 +13,8 @@ from starlette.testclient import TestClient
 import app
 import fast
 import features
-import server
 import service
-import telemetry
+from chassis import server, telemetry
 from conftest import draw_two, encode, png_that_claims
 from picture import read_ink
 from settings import Settings, read_settings

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 import app
 import database
-import server
+from chassis import server
 from database import Database
 from settings import Settings, read_settings
 

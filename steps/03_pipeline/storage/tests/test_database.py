@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from samples import NOON, row
 
 import database as storage
+from chassis.errors import RequestError
 from database import AlreadyClaimed, Database
-from errors import Refused
-from table import RESULTS
+from tables import RESULTS
 
 
 def pages(database: Database, limit: int, **where) -> list[str]:
@@ -92,7 +92,7 @@ def test_pages_of_one_digit_have_only_that_digit(database):
 
 
 def test_a_page_after_a_result_that_there_is_not_is_refused(database):
-    with pytest.raises(Refused, match="^before: there is no result with the id nowhere$") as refused:
+    with pytest.raises(RequestError, match="^before: there is no result with the id nowhere$") as refused:
         database.newest(10, before="nowhere")
     assert refused.value.status == 422
 
@@ -143,7 +143,7 @@ def test_after_a_failure_every_trial_is_made(sqlite_url, monkeypatch):
         with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as other:
             other.execute("BEGIN IMMEDIATE")
             for rows in ([row("a")], [], []):
-                with pytest.raises(Refused, match="database is locked"):
+                with pytest.raises(RequestError, match="database is locked"):
                     database.insert(rows)
         database.insert([])
 
@@ -163,7 +163,7 @@ def test_a_new_database_may_be_opened_by_several_workers_at_once(url):
         for _ in range(3):  # one that is late to create the table is refused once
             try:
                 return workers[number].insert([row(f"{number}")])
-            except Refused:
+            except RequestError:
                 continue
         raise AssertionError("refused three times")
 
@@ -210,7 +210,9 @@ def test_readers_that_take_all_connections_are_refused_and_do_not_hinder_the_wri
         with ExitStack() as reading:
             for _ in range(15):
                 reading.enter_context(database._readers.connect())
-            with pytest.raises(Refused, match="^all connections to the database are busy: try again later$") as refused:
+            with pytest.raises(
+                RequestError, match="^all connections to the database are busy: try again later$"
+            ) as refused:
                 database.newest(1)
             assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
             database.insert([row("b")])
@@ -225,7 +227,7 @@ def test_sqlite_that_another_program_locks_is_refused_and_still_read(sqlite_url,
         database.insert([row("a")])
         with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(Refused, match="database is locked") as refused:
+            with pytest.raises(RequestError, match="database is locked") as refused:
                 database.insert([row("b")])
             assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
             assert pages(database, 10) == ["a"]
@@ -246,11 +248,11 @@ def test_a_full_disk_and_a_read_only_one_are_refused_and_lose_nothing(sqlite_url
         def restrict(connection, record, proxy):
             connection.execute(f"PRAGMA {limit}")
 
-        with pytest.raises(Refused, match=f"^the database cannot be used \\({problem}\\): try again later$"):
+        with pytest.raises(RequestError, match=f"^the database cannot be used \\({problem}\\): try again later$"):
             for number in range(1, 1000):
                 database.insert([row(f"{number:03}")])
                 stored.append(f"{number:03}")
-        with pytest.raises(Refused, match=problem):
+        with pytest.raises(RequestError, match=problem):
             while True:  # a trial takes little room, so the last pages may still have some
                 database.insert([row(f"more-{len(stored)}")])
                 stored.append(f"more-{len(stored)}")
@@ -266,7 +268,7 @@ def test_a_folder_that_is_missing_is_refused_until_it_is_there(tmp_path):
     folder = tmp_path / "later"
     with closing(Database(f"sqlite:///{folder.as_posix()}/results.db")) as database:
         for call in (lambda: database.insert([row("a")]), lambda: database.newest(1), database.count):
-            with pytest.raises(Refused, match=r"\(unable to open database file\)") as refused:
+            with pytest.raises(RequestError, match=r"\(unable to open database file\)") as refused:
                 call()
             assert str(tmp_path) not in refused.value.sentence
         folder.mkdir()
@@ -278,7 +280,7 @@ def test_a_file_that_is_no_database_is_refused_until_it_is_one(sqlite_url):
     file = Path(sqlite_url.removeprefix("sqlite:///"))
     file.write_text("Dear diary, " * 100)
     with closing(Database(sqlite_url)) as database:
-        with pytest.raises(Refused, match="file is not a database"):
+        with pytest.raises(RequestError, match="file is not a database"):
             database.insert([row("a")])
         file.unlink()
         database.insert([row("a")])
@@ -291,7 +293,7 @@ def test_postgresql_that_is_not_there_is_refused_without_its_password(caplog):
     with closing(Database(f"postgresql+psycopg://someone:hunter2@127.0.0.1:{port}/results")) as database:
         for _ in range(2):
             with pytest.raises(
-                Refused, match=r"^the database cannot be used \(no connection to PostgreSQL\): try again"
+                RequestError, match=r"^the database cannot be used \(no connection to PostgreSQL\): try again"
             ):
                 database.insert([row("a")])
     assert len(caplog.messages) == 1  # told once, not with every request
@@ -335,7 +337,7 @@ def test_a_page_of_dead_letters_begins_after_the_one_that_is_named(database):
     assert database.dead_letters(3)[1] == "4"
     letters, following = database.dead_letters(4, before="4")
     assert ([letter["id"] for letter in letters], following) == (["3", "2", "1", "0"], None)
-    with pytest.raises(Refused, match="^before: there is no dead letter with the id nowhere$"):
+    with pytest.raises(RequestError, match="^before: there is no dead letter with the id nowhere$"):
         database.dead_letters(3, before="nowhere")
 
 

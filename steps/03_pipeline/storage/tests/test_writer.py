@@ -5,7 +5,7 @@ import pytest
 from samples import row
 
 import writer
-from errors import Refused
+from chassis.errors import RequestError
 from writer import Writer
 
 
@@ -21,7 +21,7 @@ class Disk:
         assert self.gate.wait(10)
         if self.refuses:
             self.commits.append("refused")
-            raise Refused(503, "the disk is full")
+            raise RequestError(503, "the disk is full")
         if any(row["id"] == "poison" for row in rows):
             raise ValueError("poison")
         self.commits.append([row["id"] for row in rows])
@@ -88,7 +88,7 @@ def test_a_disk_that_does_not_answer_is_refused_in_time_and_the_row_is_written_w
 
     async def main():
         slow = writer.Writer(disk.insert)
-        with pytest.raises(Refused, match="^the database does not answer: try again later$"):
+        with pytest.raises(RequestError, match="^the database does not answer: try again later$"):
             await asyncio.wait_for(slow.write([row("a")]), 10)
         disk.gate.set()
         await slow.drain()
@@ -121,7 +121,7 @@ def test_draining_writes_what_waits_and_takes_nothing_more():
         await asyncio.sleep(0)
         draining = asyncio.create_task(group.drain())
         await asyncio.sleep(0)
-        with pytest.raises(Refused):
+        with pytest.raises(RequestError):
             await group.write([row("late")])
         disk.gate.set()
         await asyncio.wait_for(draining, 10)

@@ -1,0 +1,1 @@
+"""What the notebooks share: starting services, drawing, breaking, measuring."""

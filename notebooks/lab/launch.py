@@ -1,0 +1,247 @@
+"""Run a step's service beside a notebook: started on a free port, stopped whatever happens to the notebook.
+
+    service = launch("01_flask")        # returns when the service is ready
+    requests.get(service.url + "/livez")
+    service.stop()
+
+A service must not outlive the kernel that started it, not even one that was killed. So a guard (this file, run as a
+program) stands between the two. It holds the reading end of a pipe; when the kernel closes its own end, by stop() or
+because it is gone, the guard reads the end of the file and stops the service. That works on every system.
+"""
+
+import collections
+import contextlib
+import itertools
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+STEPS = Path(__file__).resolve().parents[2] / "steps"
+
+# A proxy, if this machine has one, knows nothing of our services. Both urllib and requests read this.
+for name in ("NO_PROXY", "no_proxy"):
+    os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1"]))
+
+PYTHON, VENV = sys.executable, {}
+if os.name == "nt":  # a venv's python.exe only starts the real one: do that ourselves, as multiprocessing does
+    PYTHON, VENV = sys._base_executable, {"__PYVENV_LAUNCHER__": sys.executable}
+
+# A group or session of its own: the interrupt of a cell is meant for the cell, not for what it has started.
+APART = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
+
+
+class Service:
+    """A running service. `url` is its address; `with` stops it at the end of the block."""
+
+    scheme = "http"
+
+    def __init__(self, command: list[str], folder: Path, port: int, env: dict[str, str]):
+        self.url, self.port = f"{self.scheme}://127.0.0.1:{port}", port
+        self._started_as = command, folder, env
+        self._start(*self._started_as)
+
+    def _start(self, command: list[str], folder: Path, env: dict[str, str]) -> None:
+        self._guard = subprocess.Popen(
+            [PYTHON, __file__, *command],
+            cwd=folder,
+            env={**os.environ, **VENV, "PORT": str(self.port), "PYTHONUNBUFFERED": "1", **env},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            **APART,
+        )
+        self._lines = collections.deque(maxlen=1000)
+        self._reader = threading.Thread(target=self._lines.extend, args=[self._guard.stdout], daemon=True)
+        self._reader.start()
+
+    def log(self, lines: int = 20) -> str:
+        """The last lines that the service printed."""
+        return "".join(list(self._lines)[-lines:])
+
+    def process(self) -> psutil.Process:
+        """The process of the service itself, to look into or to kill."""
+        if children := psutil.Process(self._guard.pid).children():
+            return children[0]
+        raise RuntimeError(f"the service has ended; its log ends:\n{self.log()}")
+
+    def stop(self) -> None:
+        """Stop the service and wait until it is gone. Safe to call again."""
+        self._guard.stdin.close()
+        try:
+            self._guard.wait(timeout=20)
+        finally:
+            self._guard.kill()
+        self._reader.join(timeout=5)
+        self._guard.stdout.close()
+
+    def kill(self) -> None:
+        """End the service at once: kill -9, which it can do nothing about."""
+        process = self.process()
+        process.kill()
+        process.wait(10)
+
+    def restart(self, wait_for: str = "/readyz", timeout: float = 60) -> None:
+        """Start the service again as it was, at the same port, whatever became of it."""
+        self.stop()
+        self._start(*self._started_as)
+        self.wait(wait_for, timeout)
+
+    def ask(self, path: str) -> None:
+        with urllib.request.urlopen(self.url + path, timeout=5):
+            pass
+
+    def wait(self, path: str, timeout: float) -> None:
+        """Wait until GET `path` answers 200. RuntimeError with the log's tail if it ends or is late (in seconds)."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return self.ask(path)
+            except urllib.error.HTTPError as error:
+                answer = f"{error.code} {error.read().decode(errors='replace')}"
+            except OSError as error:
+                answer = str(error)
+            if self._guard.poll() is not None:
+                self._reader.join(timeout=5)
+                raise RuntimeError(f"the service ended by itself; its log ends:\n{self.log()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no 200 from {path} in {timeout:g} s ({answer}); the log ends:\n{self.log()}")
+            time.sleep(0.05)
+
+    def __del__(self):
+        if hasattr(self, "_guard"):  # else it never started
+            self._guard.stdin.close()  # a cell run again gives the name to a new service: so the old one ends
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+class Broker(Service):
+    """NATS, the message broker of a step. What it keeps is in the folder `data`, which outlives it."""
+
+    scheme = "nats"
+
+    def __init__(self, folder: Path, data: str | Path, port: int):
+        program = shutil.which("nats-server", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
+        super().__init__(
+            [program, *f"-c broker/nats.conf -a 127.0.0.1 -p {port} -sd".split(), str(data)], folder, port, {}
+        )
+
+    def ask(self, path: str) -> None:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            if not connection.recv(4):
+                raise ConnectionError("it has hung up")
+
+
+def launch(
+    step: str | Path,
+    command: tuple[str, ...] = ("app.py",),
+    *,
+    env: dict[str, str] | None = None,
+    wait_for: str = "/readyz",
+    timeout: float = 60,
+    port: int | None = None,
+) -> Service:
+    """Run `python <command>` in the folder of a step and return when `wait_for` answers 200.
+
+    The port is a free one, unless you name it: to start a service again where others look for it. A "{port}" in the
+    command becomes the port; the service also finds it in PORT. Raises RuntimeError with the tail of the log if the
+    service ends or is not ready within `timeout` seconds.
+    """
+    port = port or free_port()
+    command = [PYTHON, *(part.replace("{port}", str(port)) for part in command)]
+    service = Service(command, STEPS / step, port, env or {})
+    try:
+        service.wait(wait_for, timeout)
+    except BaseException:  # an interrupt too
+        service.stop()
+        raise
+    return service
+
+
+def launch_pipeline(
+    step: str | Path = "03_pipeline", wait_for: str = "/readyz", wires: str = "", **env: str
+) -> dict[str, Service]:
+    """Run the four services of a step by name, each under a guard of its own, with further settings in `env`.
+
+    `wires` may name "grpc", for inference, and "nats", for storage. Then there is a fifth, "broker", which keeps its
+    data in BROKER_DIR. To stop, kill or replace one of them leaves the others alone. stop_all() stops what is left. If
+    a setting such as PREPROCESS_URL names several addresses, the service is started at the first.
+    """
+    behind, services = ("preprocess", "inference", "storage"), {}
+    env = {f"{name.upper()}_URL": f"http://127.0.0.1:{free_port()}" for name in behind} | env
+    ports = {name: urlsplit(env[f"{name.upper()}_URL"].split(",")[0]).port for name in behind}
+    if "grpc" in wires:
+        env["GRPC_PORT"] = str(free_port())
+        env["INFERENCE_URL"] = f"grpc://127.0.0.1:{env['GRPC_PORT']}"
+    if "nats" in wires:
+        services["broker"] = Broker(STEPS / step, env["BROKER_DIR"], free_port())
+        env["STORAGE_URL"] = env["NATS_URL"] = services["broker"].url
+    with ThreadPoolExecutor() as starts:  # all at once, in any order
+        begun = {
+            name: starts.submit(launch, Path(step, name), env=env, port=port, wait_for=wait_for)
+            for name, port in ports.items()
+        }
+        begun["gateway"] = starts.submit(launch, Path(step, "gateway"), env=env, wait_for="/livez")
+    try:
+        return services | {name: service.result() for name, service in begun.items()}
+    except BaseException:
+        stop_all(*services.values(), *(service.result() for service in begun.values() if not service.exception()))
+        raise
+
+
+def stop_all(*services: Service) -> None:
+    """Stop services side by side: each takes its time to let its clients go."""
+    with ThreadPoolExecutor() as stops:
+        list(stops.map(Service.stop, services))
+
+
+# Below the ports that systems give to outgoing connections. None comes twice: a service takes seconds to listen at its
+# own, and until then another one with the same would answer in its place. Each kernel begins somewhere else.
+PORTS = itertools.islice(itertools.cycle(range(20_000, 30_000)), random.randrange(10_000), None)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on, and that was not given before."""
+    for port in PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def guard(command: list[str]) -> int:
+    """Run a command until it ends, or until our standard input does."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def stop_at_end_of_input():
+        while os.read(0, 1024):  # not sys.stdin: its lock would be held when we exit
+            pass
+        child.terminate()
+        try:
+            child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+    threading.Thread(target=stop_at_end_of_input, daemon=True).start()
+    return child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(guard(sys.argv[1:]))

@@ -1,0 +1,171 @@
+"""Steady load, services that are killed under it, and an audit of what became of every answer."""
+
+import asyncio
+import json
+import random
+import sqlite3
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import aiohttp
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+
+from lab.launch import Service
+
+CLIENTS = 32  # at most so many requests at a time
+
+
+class Answer(NamedTuple):
+    key: str  # of the request: its X-Request-ID and its Idempotency-Key
+    at: float  # seconds after the load began
+    seconds: float  # until the client had a 200, however often it had to ask
+    attempts: int
+    id: str
+    stored: bool | str
+    why: str  # it is not stored
+
+
+class Load:
+    """Rows of features for POST /inferir at a steady `rate`, in requests per second, while the block runs.
+
+    A client that gets no answer, or a 503, asks again: with the same Idempotency-Key, if there is a `name` to
+    make it of.
+    """
+
+    def __init__(self, url: str, rows: np.ndarray, rate: float, name: str = ""):
+        self._url, self._rate, self._name = url + "/inferir", rate, name
+        self._bodies = [json.dumps({"features": row.tolist()}) for row in rows]
+        self.answers: list[Answer] = []
+        self._asked, self._over = 0, False
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self):
+        self.began = time.monotonic()
+        self._work = self._pool.submit(lambda: asyncio.run(self._run()))
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Wait for the last answers. Raises what has ended the load before."""
+        self._over = True
+        self._pool.shutdown(wait=False)
+        self._work.result(60)
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    async def _run(self) -> None:
+        connector, timeout = aiohttp.TCPConnector(limit=CLIENTS), aiohttp.ClientTimeout(total=5)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            await asyncio.gather(*(self._client(session) for _ in range(CLIENTS)))
+
+    async def _client(self, session: aiohttp.ClientSession) -> None:
+        while not self._over:
+            number = self._asked
+            self._asked += 1
+            await asyncio.sleep(number / self._rate - self.elapsed())
+            key = f"{self._name}-{number}"
+            headers = {"Content-Type": "application/json", "X-Request-ID": key}
+            headers |= {"Idempotency-Key": key} if self._name else {}
+            begin, attempts, reply = time.perf_counter(), 0, None
+            while reply is None:
+                attempts += 1
+                reply = await ask(session, self._url, self._bodies[number % len(self._bodies)], headers)
+            took, why = time.perf_counter() - begin, reply.get("storage", "")
+            self.answers.append(Answer(key, self.elapsed(), took, attempts, reply["id"], reply["stored"], why))
+
+
+async def ask(session: aiohttp.ClientSession, url: str, body: str, headers: dict) -> dict | None:
+    """Return the reply; None, after a pause, if there is none or 503. RuntimeError if it is neither that nor 200."""
+    try:
+        async with session.post(url, data=body, headers=headers) as reply:
+            if reply.status == 200:
+                return await reply.json()
+            if reply.status != 503:
+                raise RuntimeError(f"{reply.status} {await reply.text()}")
+    except (aiohttp.ClientError, TimeoutError):
+        pass
+    await asyncio.sleep(0.05)
+
+
+def kill(services: dict[str, Service], times: dict[str, int], seconds: float, seed: int, done: list) -> None:
+    """kill -9 for services at random moments within `seconds`, as often as `times` says by name; each starts again.
+
+    The moments come from `seed`. `done` gets the name and the moment of each kill, in seconds after the begin.
+    """
+    began, dice = time.monotonic(), random.Random(seed)
+
+    def kill_one(name: str, moments: list[float]) -> None:
+        for moment in moments:
+            time.sleep(max(0, began + moment - time.monotonic()))
+            services[name].kill()
+            done.append((name, time.monotonic() - began))
+            services[name].restart("/livez")
+
+    moments = {name: sorted(dice.uniform(0, seconds) for _ in range(count)) for name, count in times.items()}
+    with ThreadPoolExecutor(len(times)) as pool:
+        for work in [pool.submit(kill_one, *each) for each in moments.items()]:
+            work.result()
+
+
+class Audit(NamedTuple):
+    """What became of the answers. `lost` and `doubled` have to be 0."""
+
+    answered: int  # requests that got a prediction
+    acknowledged: int  # of which the client was told that they are stored, or queued
+    lost: int  # of those, not in the table
+    doubled: int  # requests that are in the table more than once
+    not_kept: int  # answered with `stored: false`, and not in the table
+
+
+def audit(answers: list[Answer], database: str) -> Audit:
+    """Compare what clients were told with what is in the table (a file of SQLite)."""
+    connection = sqlite3.connect(database)
+    rows = connection.execute("SELECT request_id, id FROM results").fetchall()
+    connection.close()
+    stored, copies = {id for _, id in rows}, Counter(request for request, _ in rows)
+    acknowledged = [answer for answer in answers if answer.stored]
+    return Audit(
+        answered=len(answers),
+        acknowledged=len(acknowledged),
+        lost=sum(answer.id not in stored for answer in acknowledged),
+        doubled=sum(copies[answer.key] > 1 for answer in answers),
+        not_kept=sum(not answer.stored and answer.id not in stored for answer in answers),
+    )
+
+
+def metric(service: Service, name: str) -> float:
+    """The sum of a service's metric, over its labels."""
+    with urllib.request.urlopen(service.url + "/metrics", timeout=5) as reply:
+        families = text_string_to_metric_families(reply.read().decode())
+        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """Return when the condition holds. TimeoutError if it does not in time; an OSError in between is no matter."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except OSError:
+            pass
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so within {seconds:g} s")
+        time.sleep(0.1)
+
+
+def wait_until_drained(gateway: Service, seconds: float) -> None:
+    """Return when nothing waits in the broker. The gateway looks each second, so it has to say so for three."""
+    deadline = empty_since = time.monotonic()
+    deadline += seconds
+    while time.monotonic() < empty_since + 3:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"messages wait after {seconds:g} s")
+        if metric(gateway, "queue_messages") != 0:  # not a number while the gateway does not know
+            empty_since = time.monotonic()
+        time.sleep(0.1)

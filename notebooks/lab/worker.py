@@ -1,0 +1,72 @@
+"""The model behind a queue, for a comparison: python worker.py, with NATS_URL and MODEL_DIR in the environment.
+
+A job is JSON, {"features": rows, "reply": subject}. It waits on the subject `jobs` until a worker has answered it: one
+that a worker leaves behind goes to the next. A job that is nonsense ends this worker and
+the next: in production it would have to be put aside, as storage does.
+"""
+
+import asyncio
+import os
+import sys
+from itertools import accumulate, count
+from pathlib import Path
+
+import nats
+import numpy as np
+import orjson
+from nats.errors import TimeoutError
+from nats.js.api import ConsumerConfig, RetentionPolicy
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "steps/03_pipeline/inference"))
+import model
+
+
+class Jobs:
+    """The side that asks. A prediction takes until there is a worker."""
+
+    async def open(self, url: str) -> None:
+        self._broker, self._numbers, self._replies = await nats.connect(url), count(), {}
+        self._queue = self._broker.jetstream()
+        await self._queue.add_stream(name="JOBS", subjects=["jobs"], retention=RetentionPolicy.WORK_QUEUE)
+        self._inbox = self._broker.new_inbox()
+        await self._broker.subscribe(f"{self._inbox}.*", cb=self._receive)
+
+    async def _receive(self, message) -> None:
+        reply = self._replies.pop(message.subject, None)  # none: it has come before, or nobody waits for it any more
+        if reply and not reply.done():
+            reply.set_result(orjson.loads(message.data))
+
+    async def predict(self, rows: list[list[float]], seconds: float) -> dict:
+        subject = f"{self._inbox}.{next(self._numbers)}"
+        reply = self._replies[subject] = asyncio.get_running_loop().create_future()
+        try:
+            await self._queue.publish("jobs", orjson.dumps({"features": rows, "reply": subject}), timeout=seconds)
+            async with asyncio.timeout(seconds):
+                return await reply
+        finally:
+            self._replies.pop(subject, None)
+
+    async def close(self) -> None:
+        await self._broker.close()
+
+
+async def work() -> None:
+    loaded = model.load(Path(os.environ["MODEL_DIR"]), "pickle")
+    broker = await nats.connect(os.environ["NATS_URL"], max_reconnect_attempts=-1)
+    queue = await broker.jetstream().pull_subscribe("jobs", durable="workers", config=ConsumerConfig(ack_wait=2))
+    while True:
+        try:
+            jobs = await queue.fetch(64, timeout=5)
+        except TimeoutError:
+            continue  # nothing to do
+        asked = [orjson.loads(job.data) for job in jobs]
+        ends = [*accumulate(len(each["features"]) for each in asked)]
+        rows = np.array([row for each in asked for row in each["features"]], dtype=np.float32)
+        for job, each, probabilities in zip(jobs, asked, np.split(loaded.predict(rows), ends[:-1]), strict=True):
+            reply = {"prediction": loaded.classes[probabilities.argmax(axis=1)], "probabilities": probabilities}
+            await broker.publish(each["reply"], orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY))
+            await job.ack()
+
+
+if __name__ == "__main__":
+    asyncio.run(work())

@@ -1,0 +1,1 @@
+"""The chassis: what every service has in common. Each service holds an identical copy of this folder."""
