@@ -22,13 +22,15 @@ COPIES = {
     "LICENSE": ["steps/01_flask/LICENSE", f"{FASTAPI}/LICENSE", f"{PIPELINE}/LICENSE", f"{DOCKER}/LICENSE"],
     "steps/01_flask/.gitignore": [f"{FASTAPI}/.gitignore"],
     "steps/01_flask/sample_request.json": [f"{FASTAPI}/sample_request.json", f"{PIPELINE}/sample_request.json"],
+    "steps/01_flask/contract.py": [f"{FASTAPI}/contract.py"],
     "steps/01_flask/strokes.py": [f"{FASTAPI}/strokes.py"],
     "steps/01_flask/train.py": [f"{FASTAPI}/train.py"],
     **{f"{FASTAPI}/{name}": [f"{PIPELINE}/inference/{name}"] for name in INFERENCE},
     **{f"{FASTAPI}/{name}": [f"{PIPELINE}/{service}/{name}" for service in SERVICES] for name in CHASSIS},
     **{f"{PIPELINE}/inference/{name}": [f"{PIPELINE}/gateway/{name}"] for name in PROTOCOL},
 }
-for name in ("fast.py", "schemas.py"):
+COPIES[f"{FASTAPI}/contract.py"] = [f"{PIPELINE}/inference/contract.py"]
+for name in ("contract.py", "fast.py", "schemas.py"):
     COPIES[f"{FASTAPI}/{name}"].append(f"{PIPELINE}/gateway/{name}")
 
 

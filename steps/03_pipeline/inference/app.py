@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp
 
+import grpc_server
 import v2
 from chassis import server, telemetry
 from chassis.errors import HANDLERS

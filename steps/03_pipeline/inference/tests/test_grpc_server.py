@@ -26,6 +26,7 @@ from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
 
 import app
+import grpc_server
 import model
 import open_inference_pb2 as pb
 from chassis import telemetry
@@ -96,7 +97,7 @@ class Both:
                 yield
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(over_grpc, "door", door)
+            patch.setattr(grpc_server, "door", door)
             self.rest = TestClient(app.create_app(self.settings), raise_server_exceptions=False).__enter__()
         self.channel = self.connect()
         self.stub, self.health = GRPCInferenceServiceStub(self.channel), HealthStub(self.channel)

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 import app
 import broker as connection
+import nats_consumer
 from database import Database
 from settings import Settings, read_settings
 
@@ -29,7 +30,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 @pytest.fixture(autouse=True)
 def short_pulls(monkeypatch):
     """A service that leaves waits until its last pull has ended."""
-    monkeypatch.setattr(over_nats, "PULL_SECONDS", 0.1)
+    monkeypatch.setattr(nats_consumer, "PULL_SECONDS", 0.1)
 
 
 @pytest.fixture
