@@ -1,4 +1,4 @@
-"""The step as its reader changes it: a copy in which some lines are others."""
+"""A copy of steps 03 and 04, in which a test changes some lines, as a reader would."""
 
 import json
 import shutil
@@ -8,14 +8,20 @@ from pathlib import Path
 
 from stack import STEP, Stack
 
-NOT_COPIED = shutil.ignore_patterns("tests", "model", ".venv", ".env", "__pycache__", ".pytest_cache", "*.db*")
+NOT_COPIED = shutil.ignore_patterns("tests", "model", ".venv", ".env", "api_key", "__pycache__", ".*_cache", "*.db*")
+
+
+def copy_steps(folder: Path) -> Path:
+    """Copy 03_pipeline and 04_docker side by side into `folder`. Returns the copy of 04_docker."""
+    for name in ("03_pipeline", STEP.name):
+        shutil.copytree(STEP.parent / name, folder / name, ignore=NOT_COPIED)
+    return folder / STEP.name
 
 
 @contextmanager
 def copied_stack(folder: Path, **settings: str) -> Iterator[Stack]:
-    """A stack from a copy of the step in `folder`, which must not exist. It is not started yet, and gone at the end."""
-    shutil.copytree(STEP, folder, ignore=NOT_COPIED)
-    with Stack(folder, **settings) as stack:
+    """A stack from a copy of the steps in `folder`. It is not started yet. Nothing of it is left at the end."""
+    with Stack(copy_steps(folder), **settings) as stack:
         yield stack
 
 
@@ -26,7 +32,7 @@ def override(stack: Stack, **environments: dict[str, str | int]) -> None:
 
 
 def change(file: Path, *changes: tuple[str, str]) -> None:
-    """Replace texts, each of which the file has once."""
+    """Replace texts. The file has each of them exactly once."""
     text = file.read_text("utf-8")
     for old, new in changes:
         assert text.count(old) == 1, f"{file.name} has {old!r} {text.count(old)} times"

@@ -1,4 +1,4 @@
-"""Requests without a pause, and an audit of what became of every answer."""
+"""Send requests without a pause, then check that each acknowledged result is stored once."""
 
 import json
 import threading
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import requests
 
-from stack import STEP, Stack, wait_until
+from stack import PIPELINE, Stack, wait_until
 
 ROW = [0, 0, 5, 13, 9, 1, 0, 0, 0, 0, 13, 15, 10, 15, 5, 0, 0, 3, 15, 2, 0, 11, 8, 0, 0, 4, 12, 0, 0, 8, 8, 0]
 ROW += [0, 5, 8, 0, 0, 9, 8, 0, 0, 4, 11, 0, 1, 12, 7, 0, 0, 2, 14, 5, 10, 12, 0, 0, 0, 0, 6, 13, 10, 0, 0, 0]
-DRAWING = {"data": (STEP / "sample_drawing.png").read_bytes(), "headers": {"Content-Type": "image/png"}}
+DRAWING = {"data": (PIPELINE / "sample_drawing.png").read_bytes(), "headers": {"Content-Type": "image/png"}}
 
 
 class Answer(NamedTuple):
@@ -26,10 +26,10 @@ class Answer(NamedTuple):
 
 
 class Load:
-    """`clients` that send without a pause while the block runs, each request with an X-Request-ID of its own.
+    """While the block runs, `clients` send without a pause. Each request has an X-Request-ID of its own.
 
-    What is sent is a row of features, or what `sent` says, as requests.post takes it. `rate` limits the requests per
-    second of all clients together. Nothing is sent twice: `answers` shows what each request got.
+    They send a row of features, or `sent` (arguments of requests.post). `rate` limits the requests per second of all
+    clients together. No request is repeated: `answers` holds the answer to each.
     """
 
     def __init__(self, stack: Stack, clients: int = 8, rate: float | None = None, **sent):
@@ -57,13 +57,13 @@ class Load:
         return time.monotonic() - self.began
 
     def wait_for(self, answers: int, seconds: float = 60) -> None:
-        """Return when so many more answers have come."""
+        """Return after this many more answers."""
         enough = len(self.answers) + answers
         wait_until(lambda: len(self.answers) >= enough, seconds)
 
     def _client(self) -> None:
         url, session = self._stack.url + "/inferir", requests.Session()
-        session.trust_env = False  # a proxy is for the internet
+        session.trust_env = False  # use no proxy
         while not self._over.is_set():
             with self._turn:
                 number, self._asked = self._asked, self._asked + 1
@@ -83,17 +83,17 @@ class Load:
 
 
 class Audit(NamedTuple):
-    """What became of the answers. `lost` and `doubled` have to be 0."""
+    """Counts of requests. `lost` and `doubled` must be 0."""
 
-    answered: int  # requests that got a prediction
-    acknowledged: int  # of which the client was told that they are stored, or queued
-    lost: int  # of those, not in the table with all their rows
-    doubled: int  # requests of which the table has more rows than were asked about
-    failed: int  # requests that got no prediction
+    answered: int  # got a prediction
+    acknowledged: int  # got a prediction, and the reply says "stored" or "queued"
+    lost: int  # acknowledged, but rows are missing in the table
+    doubled: int  # the table has more rows than the request
+    failed: int  # got no prediction
 
 
 def audit(stack: Stack, answers: list[Answer], seconds: float = 60) -> Audit:
-    """Compare what clients were told with what is in the table, once nothing waits in the broker any more."""
+    """Wait until the broker's queue is empty, then compare the answers with the table."""
     wait_until_drained(stack, seconds)
     counts = stack.sql("SELECT request_id, count(*) FROM results GROUP BY request_id")
     stored, rows = {key: int(count) for key, count in counts}, {answer.key: answer.rows for answer in answers}
@@ -109,12 +109,12 @@ def audit(stack: Stack, answers: list[Answer], seconds: float = 60) -> Audit:
 
 
 def wait_until_drained(stack: Stack, seconds: float = 60) -> None:
-    """Return when nothing waits in the broker, and nothing is on its way from there to the database."""
+    """Return when the broker's queue is empty: storage acknowledges a message after its commit."""
     wait_until(lambda: waiting(stack) == 0, seconds)
 
 
 def waiting(stack: Stack) -> int | None:
-    """How many messages the broker keeps until storage has stored them; None while it cannot be asked."""
+    """The number of messages in the broker's queue; None while the broker does not answer."""
     try:
         told = stack.run_in("broker", "wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?streams=true")
     except RuntimeError:

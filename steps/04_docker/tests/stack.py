@@ -1,4 +1,4 @@
-"""The containers of one Compose project, on a port of their own: started, broken and taken away from Python."""
+"""The containers of one Compose project, on a port of their own: start, break and remove them from Python."""
 
 import contextlib
 import json
@@ -15,18 +15,20 @@ from pathlib import Path
 import requests
 
 STEP = Path(__file__).resolve().parent.parent
+PIPELINE = STEP.parent / "03_pipeline"
 START_SECONDS = 900  # the first time, images are built and the model is trained
 
 
 class Stack:
-    """The pipeline from `folder`, which holds compose.yaml. Settings are those that compose.yaml asks for.
+    """The pipeline from `folder`, which holds compose.yaml; 03_pipeline is beside it. Settings go to compose.yaml.
 
-    Its project, port, images, volumes and networks are its own, so it meets no other on the same machine. Use it with
-    `with`: at the end of the block nothing of it is left, and nothing that it kept.
+    It has a project, a port, images, volumes and networks of its own, so several stacks can run on one machine. Use it
+    with `with`: at the end of the block, all of these are removed.
     """
 
     def __init__(self, folder: Path = STEP, **settings: str):
-        self.folder, self.project, self.port = folder, f"inferir-{uuid.uuid4().hex[:8]}", free_port()
+        self.folder, self.services = folder, folder.parent / "03_pipeline"
+        self.project, self.port = f"inferir-{uuid.uuid4().hex[:8]}", free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = {"COMPOSE_PROJECT_NAME": self.project, "PORT": str(self.port), **settings}
 
@@ -34,18 +36,17 @@ class Stack:
         return self
 
     def __exit__(self, *_) -> None:
-        self.compose("down", "--volumes", "--rmi=local", "--remove-orphans", "--timeout=5", seconds=120)
-        # images that have lost their names to newer ones
-        self.docker("image", "prune", "--force", f"--filter=label=com.docker.compose.project={self.project}")
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout=5", seconds=120)
+        self.docker("image", "prune", "--all", "--force", f"--filter=label=com.docker.compose.project={self.project}")
 
     # starting, and what Compose and Docker say
 
     def up(self, *arguments: str) -> None:
-        """docker compose up --build --wait. RuntimeError with the end of the log if it fails."""
+        """docker compose up --build --wait. Raises RuntimeError with the end of the log."""
         self.compose("up", "--build", "--wait", "--quiet-pull", *arguments, seconds=START_SECONDS)
 
     def compose(self, *arguments: str, seconds: float = 120, content: bytes | None = None) -> str:
-        """Run `docker compose` and return what it prints. RuntimeError if it fails, TimeoutExpired if it is late."""
+        """Run `docker compose` and return what it prints. Raises RuntimeError, or TimeoutExpired after `seconds`."""
         return run(["docker", "compose", *arguments], self.folder, self.settings, seconds, content)
 
     def docker(self, *arguments: str, seconds: float = 60) -> str:
@@ -56,6 +57,10 @@ class Stack:
         ids = self.compose("ps", "--all", "--quiet", "--orphans=false", service).split()
         return sorted(ids, key=lambda id: self.inspect(id)["Created"])
 
+    def image(self, service: str) -> str:
+        """The name of the image that Compose builds for the service."""
+        return f"{self.project}-{service}:local"
+
     def inspect(self, id: str) -> dict:
         return json.loads(self.docker("inspect", id))[0]
 
@@ -63,37 +68,37 @@ class Stack:
         return self.compose("logs", "--no-log-prefix", "--no-color", f"--tail={lines}", service)
 
     def run_in(self, service: str, *command: str, content: bytes | None = None) -> str:
-        """Run a command in the service's container, with `content` for its standard input."""
+        """Run a command in the service's container, with `content` as its standard input."""
         return self.compose("exec", "-T", service, *command, content=content)
 
     # breaking
 
     def crash(self, service: str) -> None:
-        """End the program in each container, as a fault of its own would. Docker starts it again.
+        """Kill the program in each container, as a fault of its own would. Docker starts it again.
 
-        `docker kill` would not do: Docker starts nothing again that it was told to end. Process 1 is Docker's own init,
-        and the program is its child.
+        `docker kill` is no substitute: Docker does not restart a container after that. Process 1 is Docker's init, and
+        the program is its child.
         """
         for id in self.containers(service):
             self.docker("exec", id, "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
 
     def kill(self, service: str) -> None:
-        """End it with no warning; it stays away until start()."""
+        """Kill it. It stays down until start()."""
         self.compose("kill", service)
 
     def start(self, *services: str) -> None:
-        """Start it again, and return when it is ready."""
+        """Start services again. Returns when they are ready."""
         self.compose("up", "--no-build", "--no-deps", "--no-recreate", "--wait", *services, seconds=120)
 
     def pause(self, service: str) -> None:
-        """Let it hang: its connections stay open, and nobody answers."""
+        """Make it hang: its connections stay open, and it does not answer."""
         self.compose("pause", service)
 
     def unpause(self, service: str) -> None:
         self.compose("unpause", service)
 
     def disconnect(self, service: str) -> None:
-        """Cut it off from all the others."""
+        """Cut it off from all other services."""
         for id, network in self._plugs(service):
             self.docker("network", "disconnect", network, id)
 
@@ -106,24 +111,24 @@ class Stack:
         return [(id, f"{self.project}_{network}") for id in self.containers(service) for network in networks]
 
     def limit_memory(self, service: str, megabytes: int) -> None:
-        """RuntimeError, on some machines, if it takes more already."""
+        """Set its limit. On some machines this raises RuntimeError if it already uses more."""
         limit = f"{megabytes}m"
         self.docker("update", f"--memory={limit}", f"--memory-swap={limit}", *self.containers(service))
 
     # asking
 
     def restarts(self, service: str) -> int:
-        """How often Docker has started its containers again by itself."""
+        """How often Docker has restarted its containers by itself."""
         return sum(self.inspect(id)["RestartCount"] for id in self.containers(service))
 
     def memory(self, service: str) -> int:
-        """Megabytes that its program takes, without what the kernel keeps of files."""
+        """The memory of its program in megabytes, without the kernel's cache of files."""
         kept = "cat /sys/fs/cgroup/memory.stat /sys/fs/cgroup/memory/memory.stat 2>/dev/null || true"  # cgroup v2, v1
         lines = dict(line.split() for line in self.run_in(service, "sh", "-c", kept).splitlines())
         return int(lines.get("anon") or lines["total_rss"]) >> 20
 
     def addresses(self, service: str) -> list[str]:
-        """Of its container, one in each network."""
+        """The addresses of its container, one in each network."""
         (id,) = self.containers(service)
         return sorted(network["IPAddress"] for network in self.inspect(id)["NetworkSettings"]["Networks"].values())
 
@@ -134,7 +139,7 @@ class Stack:
         return requests.post(self.url + "/inferir", timeout=10, **sent)
 
     def unready(self) -> list[str]:
-        """Which services the gateway finds not to be ready; ["gateway"] if it is not there itself."""
+        """The services that are not ready, as the gateway sees them; ["gateway"] if it does not answer itself."""
         try:
             return [name for name, health in self.get("/services").json().items() if not health["ready"]]
         except (requests.RequestException, ValueError):
@@ -144,7 +149,7 @@ class Stack:
         wait_until(lambda: not self.unready(), seconds)
 
     def sql(self, query: str) -> list[list[str]]:
-        """Ask the database, past storage. Returns rows of texts."""
+        """Query the database directly. Returns rows of texts."""
         command = ["psql", "--username=inferir", "--no-align", "--tuples-only", "--quiet", f"--command={query}"]
         return [line.split("|") for line in self.run_in("database", *command).splitlines()]
 
@@ -168,7 +173,7 @@ def run(
 
 
 def missing() -> str:
-    """What this machine lacks to run containers, in a sentence; "" if nothing."""
+    """Say in a sentence what this machine needs to run containers; "" if it has everything."""
     if not shutil.which("docker"):
         return "Docker is not installed: install Docker Desktop or Docker Engine"
     try:
@@ -181,7 +186,7 @@ def missing() -> str:
 
 
 def free_port() -> int:
-    """A port below those that a system gives to outgoing connections, which may take it while the gateway is away."""
+    """A free port below those for outgoing connections: these could take it while the gateway is down."""
     while True:
         port = random.randrange(20_000, 30_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -190,9 +195,9 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30, pause: float = 0.1) -> None:
-    """Return when the condition holds. TimeoutError if it does not in time."""
+    """Return when the condition holds. Raises TimeoutError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not so within {seconds:g} s")
+            raise TimeoutError(f"the condition does not hold after {seconds:g} s")
         time.sleep(pause)

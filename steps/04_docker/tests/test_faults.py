@@ -1,4 +1,4 @@
-"""What still works while a service is down, hangs or is cut off, and how soon all of it works again."""
+"""What still works while a service is down, hangs or is cut off, and how soon everything works again."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +10,9 @@ import requests
 from load import DRAWING, ROW, Load, audit
 from stack import Stack, wait_until
 
-DEADLINE, MARGIN = 2, 0.5  # seconds; the gateway's, and what a busy machine may add
-BACK_SECONDS = 30  # to start the slowest of them takes most of it
-ROUNDS = 2, 4  # of questions: one when the fault is new and one when it is known; more if a slow disk spoils an answer
+DEADLINE, MARGIN = 2, 0.5  # seconds: the gateway's deadline, and a margin for a busy machine
+BACK_SECONDS = 30  # most of it is the start of the slowest service
+ROUNDS = 2, 4  # of questions: the gateway knows the fault from the second on; more rounds if a disk is slow
 
 QUESTIONS = {
     "a row": ("POST", "/inferir", {"json": {"features": ROW}}),
@@ -20,15 +20,15 @@ QUESTIONS = {
     "the history": ("GET", "/results?limit=100", {}),
 }
 ALL_WELL = "200, queued", "200, queued", "200"
-EXPECTED = {  # the answers to these
+EXPECTED = {  # the answers to the three questions
     "preprocess": ("200, queued", "503", "200"),
     "inference": ("503", "503", "200"),
     "storage": ("200, queued", "200, queued", "503"),
-    "broker": ("200, not stored", "200, not stored", "503"),
+    "broker": ("200, not stored", "200, not stored", "200"),
     "database": ("200, queued", "200, queued", "503"),
     "gateway": ("no answer", "no answer", "no answer"),
 }
-CUT_OFF = {**EXPECTED, "gateway": ("503", "503", "503")}  # from the others, not from its clients
+CUT_OFF = {**EXPECTED, "gateway": ("503", "503", "503")}  # cut off from the services, not from its clients
 
 
 class Answer(NamedTuple):
@@ -58,7 +58,7 @@ def ask_all(stack: Stack) -> list[Answer]:
 
 
 def works(stack: Stack) -> bool:
-    """Whether all is answered as ever, and what is answered reaches the history."""
+    """Whether every question gets its usual answer, and the results are in the history."""
     row, picture, history = ask_all(stack)
     if (row.shown, picture.shown, history.shown) != ALL_WELL or stack.unready():
         return False
@@ -67,11 +67,11 @@ def works(stack: Stack) -> bool:
 
 
 def begin_again(stack: Stack, service: str) -> None:
-    """Start it, without a wait for Compose to find it ready."""
+    """Start it, and do not wait until it is ready."""
     stack.docker("start", *stack.containers(service))
 
 
-FAULTS = {  # how it begins, how it ends, and what is expected meanwhile
+FAULTS = {  # how it begins, how it ends, and the expected answers
     "down": (Stack.kill, begin_again, EXPECTED),
     "hangs": (Stack.pause, Stack.unpause, EXPECTED),
     "cut off": (Stack.disconnect, Stack.connect, CUT_OFF),
@@ -79,7 +79,7 @@ FAULTS = {  # how it begins, how it ends, and what is expected meanwhile
 
 
 class Line(NamedTuple):
-    """Of the table: what was answered during a fault, and the most seconds that this, and to be well again, took."""
+    """A line of the table: the answers during a fault, the slowest of them, and the seconds until all works again."""
 
     service: str
     fault: str
@@ -124,7 +124,7 @@ def test_what_works_while_a_service_is_gone(stack, capsys):
     assert stack.sql("SELECT count(*) FROM dead_letters") == [["0"]]
 
 
-def test_services_that_come_back_at_each_others_addresses_are_found(stack):
+def test_the_gateway_finds_services_that_have_swapped_their_addresses(stack):
     services = ["preprocess", "inference", "storage", "broker"]
     before = {service: stack.addresses(service) for service in services}
     stack.docker("kill", *(id for service in services for id in stack.containers(service)))
@@ -132,5 +132,5 @@ def test_services_that_come_back_at_each_others_addresses_are_found(stack):
         begin_again(stack, service)
     after = {service: stack.addresses(service) for service in services}
     if after == before:
-        pytest.skip("this Docker keeps addresses for containers that are gone")
+        pytest.skip("this Docker reserves the addresses of stopped containers")
     wait_until(lambda: works(stack), BACK_SECONDS)

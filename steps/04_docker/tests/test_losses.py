@@ -1,4 +1,4 @@
-"""Whatever ends under load: what was acknowledged is stored, and stored once."""
+"""Services crash, stop and run out of memory under load: every acknowledged result is stored, once."""
 
 import struct
 import time
@@ -10,7 +10,7 @@ from stack import Stack, wait_until
 
 SERVICES = ["preprocess", "inference", "storage", "broker", "database", "gateway"]
 FULL = "the broker cannot keep it: its queue is full"
-MANY = {"json": {"features": [ROW] * 1000}}  # 200 kB to the gateway, and ten times as much from there
+MANY = {"json": {"features": [ROW] * 1000}}  # 200 kB to the gateway, ten times as much to the broker
 
 
 def png(side: int) -> bytes:
@@ -39,7 +39,7 @@ def scale_storage(stack: Stack, replicas: int) -> None:
     stack.compose("up", "--no-build", "--no-deps", "--no-recreate", "--wait", f"--scale=storage={replicas}", "storage")
 
 
-def test_what_crashes_comes_back_by_itself_and_two_storages_lose_and_double_nothing(stack, capsys):
+def test_a_crashed_service_restarts_by_itself_and_two_storages_lose_and_double_nothing(stack, capsys):
     scale_storage(stack, 2)
     before, table = {service: stack.restarts(service) for service in SERVICES}, []
     with Load(stack) as load:
@@ -84,7 +84,7 @@ def test_services_that_hit_their_memory_limits_are_started_again_and_nothing_is_
 
 
 def limit(stack: Stack, service: str) -> None:
-    """Let it have little more memory than it takes. Some machines refuse a limit that is too near."""
+    """Set a limit just above the memory that it uses. Some machines refuse a limit that is too close."""
     for megabytes in range(stack.memory(service) + 8, 256, 4):
         try:
             return stack.limit_memory(service, megabytes)
@@ -103,7 +103,7 @@ def test_the_whole_stack_stops_and_starts_and_its_volumes_keep_everything(stack,
     password = stack.run_in("storage", "cat", "/run/secrets/database_password")
     with Load(stack, clients=4, rate=200) as load:
         load.wait_for(50)
-        stack.kill("storage")  # so that messages wait while all is down
+        stack.kill("storage")  # so that messages wait while everything is down
         load.wait_for(50)
         stack.compose("down")
         stack.compose("up", "--no-build", "--wait")
@@ -124,7 +124,7 @@ def test_the_whole_stack_stops_and_starts_and_its_volumes_keep_everything(stack,
     assert stack.run_in("storage", "cat", "/run/secrets/database_password") == password
 
 
-def test_a_full_queue_refuses_what_it_cannot_keep_and_loses_nothing_that_it_has(stack, capsys):
+def test_a_full_queue_refuses_new_results_and_loses_none_of_the_old_ones(stack, capsys):
     def refused(load: Load) -> int:
         told = [(answer.status, answer.body.get("stored"), answer.body.get("storage")) for answer in load.answers]
         return told.count((200, False, FULL))
@@ -134,7 +134,7 @@ def test_a_full_queue_refuses_what_it_cannot_keep_and_loses_nothing_that_it_has(
     stack.kill("storage")
     with Load(stack, clients=2, **MANY) as batches:
         wait_until(lambda: refused(batches) > 0)
-    with Load(stack, clients=4) as rows:  # there may be room for some, which are smaller
+    with Load(stack, clients=4) as rows:  # they are smaller: some may still fit
         wait_until(lambda: refused(rows) > 50)
     assert waiting(stack) > 0
     del stack.settings["MAX_QUEUE_BYTES"]

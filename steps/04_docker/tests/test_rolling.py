@@ -23,21 +23,21 @@ ROLL_SECONDS = 300
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    with copied_stack(tmp_path_factory.mktemp("rolling") / "step", PREPROCESS_VERSION="v1") as stack:
-        change(stack.folder / "inference/train.py", *SMALL)
-        override(stack, gateway={"DEADLINE_SECONDS": 8})  # a slow disk is no failure here
+    with copied_stack(tmp_path_factory.mktemp("rolling"), PREPROCESS_VERSION="v1") as stack:
+        change(stack.services / "inference/train.py", *SMALL)
+        override(stack, gateway={"DEADLINE_SECONDS": 8})  # a slow disk is not a failure here
         stack.up("--scale=inference=2")
         yield stack
 
 
 def roll(stack: Stack, *arguments: str) -> str:
-    """What roll.py prints. RuntimeError with that if it fails."""
+    """Run roll.py and return what it prints. Raises RuntimeError with its output."""
     return run([sys.executable, "roll.py", *arguments], stack.folder, stack.settings, ROLL_SECONDS)
 
 
 @contextmanager
 def under_load(stack: Stack) -> Iterator[list[Answer]]:
-    """Rows and pictures come while the block runs. Gives a list that holds their answers afterwards, oldest first."""
+    """Send rows and pictures while the block runs. Afterwards, the list holds the answers, oldest first."""
     answers: list[Answer] = []
     with Load(stack, clients=4, rate=150) as rows, Load(stack, clients=4, rate=25, **DRAWING) as pictures:
         pictures.wait_for(10)
@@ -55,7 +55,7 @@ def containers(stack: Stack, *services: str) -> dict[str, set[tuple[str, str]]]:
 
 
 def unsatisfied(answers: list[Answer]) -> Counter:
-    """Requests that have failed, or whose results may be lost, by what they were told."""
+    """Count the requests that failed or were not stored, by their error."""
     bad = [answer for answer in answers if answer.status != 200 or answer.body["stored"] != "queued"]
     return Counter((answer.status, answer.body.get("error") or answer.body.get("storage")) for answer in bad)
 
@@ -69,9 +69,9 @@ class Rolled(NamedTuple):
 
 @pytest.fixture(scope="module")
 def rolled(stack):
-    """A new model, v2 of preprocess, and storage with no change, one after the other."""
+    """Roll a new model, v2 of preprocess, and storage without a change, one after the other."""
     before = containers(stack)
-    change(stack.folder / "inference/train.py", ("DRAWN = 20", "DRAWN = 30"))
+    change(stack.services / "inference/train.py", ("DRAWN = 20", "DRAWN = 30"))
     stack.settings["PREPROCESS_VERSION"] = "v2"
     with under_load(stack) as answers:
         said = roll(stack, "inference", "preprocess", "storage")
@@ -113,22 +113,25 @@ def test_the_history_shows_the_old_versions_first_and_the_new_ones_afterwards(st
     assert list(dict.fromkeys(map(tuple, pictures))) == [("v1", old), ("v1", new), ("v2", new)]
 
 
-def test_a_version_that_crashes_is_taken_away_and_nobody_notices(stack):
-    app = stack.folder / "preprocess/app.py"
+def test_a_version_that_crashes_is_removed_and_no_request_fails(stack):
+    app = stack.services / "preprocess/app.py"
     text, before = app.read_text("utf-8"), containers(stack)
     app.write_text(text + "def unfinished(\n", "utf-8")
-    with under_load(stack) as answers, pytest.raises(RuntimeError, match="(?s)SyntaxError.*crashed.*all is as it was"):
+    with (
+        under_load(stack) as answers,
+        pytest.raises(RuntimeError, match="(?s)SyntaxError.*crashed.*nothing has changed"),
+    ):
         roll(stack, "preprocess")
     app.write_text(text, "utf-8")
     assert not unsatisfied(answers)
     assert containers(stack) == before
 
 
-def test_a_model_that_is_not_fit_is_taken_away_and_nobody_notices(stack):
-    train = stack.folder / "inference/train.py"
+def test_a_model_that_is_not_valid_is_removed_and_no_request_fails(stack):
+    train = stack.services / "inference/train.py"
     saved, before = '    print(f"saved the model', containers(stack)
     change(train, (saved, '    (folder / "model.onnx").write_bytes(b"cut off")\n' + saved))
-    why = "(?s)model.onnx is not the file that manifest.json describes.*not healthy.*all is as it was"
+    why = "(?s)model.onnx is not the file that manifest.json describes.*not healthy.*nothing has changed"
     with under_load(stack) as answers, pytest.raises(RuntimeError, match=why):
         roll(stack, "--wait-timeout=10", "inference")
     change(train, ('    (folder / "model.onnx").write_bytes(b"cut off")\n', ""))
@@ -137,7 +140,7 @@ def test_a_model_that_is_not_fit_is_taken_away_and_nobody_notices(stack):
 
 
 def test_a_model_that_cannot_be_trained_changes_nothing(stack):
-    train, before = stack.folder / "inference/train.py", containers(stack)
+    train, before = stack.services / "inference/train.py", containers(stack)
     change(train, ("SEED = 0", "SEED = nothing"))
     with pytest.raises(RuntimeError, match="(?s)NameError.*build inference` has failed"):
         roll(stack, "inference")
@@ -145,7 +148,7 @@ def test_a_model_that_cannot_be_trained_changes_nothing(stack):
     assert containers(stack) == before
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a program cannot press Ctrl-C for another one alone")
+@pytest.mark.skipif(sys.platform == "win32", reason="on Windows, Ctrl-C goes to all programs of a console")
 def test_ctrl_c_leaves_as_many_replicas_as_there_were(stack):
     before = containers(stack)["inference"]
     command, pipe = [sys.executable, "roll.py", "inference"], subprocess.PIPE
@@ -177,7 +180,7 @@ def test_what_cannot_be_rolled_is_refused_with_what_to_do(stack, service, senten
 
 
 def test_compose_has_nothing_to_do_afterwards(stack):
-    """Whatever the tests before this one have done."""
+    """All tests above have left the stack in this state."""
     before = containers(stack)
     stack.compose("up", "--detach", "--wait", "--no-build", "--scale=inference=2")
     assert containers(stack) == before

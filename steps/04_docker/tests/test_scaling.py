@@ -1,4 +1,4 @@
-"""Replicas of inference share the work, and the gateway sees them come and go without a restart."""
+"""Replicas of inference share the work. The gateway finds new ones without a restart."""
 
 import time
 from collections import Counter
@@ -33,16 +33,16 @@ class Measured(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    rounds: list[list[Measured]]  # of 1, 2, 4 and again 1 replicas each
-    answers: list  # to all requests, those while the number of replicas changed included
-    others: list[dict]  # the containers that are not inference's, before and after
+    rounds: list[list[Measured]]  # each with 1, 2, 4 and again 1 replicas
+    answers: list  # to all requests, also while the number of replicas changes
+    others: list[dict]  # all containers except inference's, before and after
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    with copied_stack(tmp_path_factory.mktemp("scaling") / "step", INFERENCE_CPUS=CPUS) as stack:
-        change(stack.folder / "inference/train.py", *SLOW)
-        # The rows that wait for one replica would share a batch otherwise, which takes little longer than a row.
+    with copied_stack(tmp_path_factory.mktemp("scaling"), INFERENCE_CPUS=CPUS) as stack:
+        change(stack.services / "inference/train.py", *SLOW)
+        # Otherwise the rows that wait for one replica share a batch, which takes little longer than one row.
         override(stack, inference={"MAX_BATCH": 1}, gateway={"DEADLINE_SECONDS": 8})
         stack.up()
         yield stack
@@ -50,7 +50,7 @@ def stack(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scaled(stack):
-    """1, 2, 4 and again 1 replicas under load; once more if a machine with other work had no core left for them."""
+    """Measure 1, 2, 4 and again 1 replicas under load. Repeat if the ratio is low: the machine may have other work."""
     rounds, others = [], [other_containers(stack)]
     with Load(stack, CLIENTS) as load:
         load.wait_for(2 * CLIENTS)
@@ -74,12 +74,12 @@ def other_containers(stack: Stack) -> dict[str, str]:
 
 
 def served(stack: Stack) -> Counter:
-    """How many predictions each replica has made, by its log."""
+    """The number of predictions in the log of each replica."""
     return Counter({id: stack.docker("logs", id).count("/ModelInfer") for id in stack.containers("inference")})
 
 
 def measure(stack: Stack, load: Load, replicas: int) -> Measured:
-    """Wait until all replicas have work, and look at them for a while."""
+    """Wait until all replicas have work, then measure for WINDOW_SECONDS."""
     began = time.monotonic()
     wait_until(lambda: sum(count > 0 for count in served(stack).values()) == replicas, 60)
     found = time.monotonic() - began
@@ -96,12 +96,12 @@ def rate_of_one(measured: list[Measured]) -> float:
 
 
 def ratio(measured: list[Measured]) -> float:
-    """How many times the requests of one replica four of them answer."""
+    """The rate of four replicas, divided by the rate of one."""
     return measured[2].rate / rate_of_one(measured)
 
 
 def table(measured: list[Measured]) -> str:
-    """As the README shows it."""
+    """The table of the README."""
     lines = ["| replicas | requests/s | ratio | p50 ms | share of each |", "| ---: | ---: | ---: | ---: | --- |"]
     for replicas, _, rate, p50, shares in measured:
         percent = " / ".join(f"{100 * share:.0f}" for share in shares)
@@ -130,7 +130,7 @@ def test_the_gateway_finds_new_replicas_when_its_connections_have_reached_their_
     assert max(found) < 1.1 * AGE_SECONDS + 5  # gRPC spreads the age by a tenth
 
 
-def test_nothing_but_inference_is_started_anew(scaled):
+def test_only_inference_is_started(scaled):
     before, after = scaled.others
     assert before == after
 

@@ -1,11 +1,10 @@
-"""A fault in one container stays there: users, files, limits, networks, secrets, and what images hold."""
+"""Each container is isolated: users, files, limits, networks, secrets, and the content of images."""
 
 import base64
 import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import time
@@ -13,7 +12,8 @@ import time
 import pytest
 import requests
 
-from stack import STEP, Stack, wait_until
+from changing import copy_steps
+from stack import PIPELINE, Stack, wait_until
 
 PYTHON = ["gateway", "preprocess", "inference", "storage"]
 BUILT = [*PYTHON, "broker"]
@@ -29,20 +29,33 @@ REACHED = {  # from each service, besides itself
 }
 KEEPS = {"broker": {"/data"}, "database": {"/var/lib/postgresql/data", "/run/postgresql"}}  # volumes to write to
 SECRETS = [("gateway", "api_key"), ("storage", "database_password"), ("database", "database_password")]
-KEY, DECOY = "a-key-of-the-test/4Zb8", "a-secret-that-lies-here-by-chance"
-LYING = [".env", "broker/.env", "gateway/.env", "gateway/.git/config", "gateway/__pycache__/app.pyc", "gateway/id_rsa"]
-LYING += ["inference/.venv/pyvenv.cfg", "inference/model/model.pkl", "preprocess/tests/token", "storage/results.db"]
-SOURCE = "def create_app("  # is in the images, so the search for secrets finds it, too
+KEY, DECOY = "a-key-of-the-test/4Zb8", "a-secret-that-was-left-in-the-folder"
+DECOYS = [
+    "04_docker/.env",
+    *(
+        "03_pipeline/" + name
+        for name in (
+            *("broker/.env", "gateway/.env", "gateway/.git/config", "gateway/__pycache__/app.pyc", "gateway/id_rsa"),
+            *(
+                "gateway/chassis/.env",
+                "inference/.venv/pyvenv.cfg",
+                "inference/model/model.pkl",
+                "preprocess/tests/token",
+            ),
+            "storage/results.db",
+        )
+    ),
+]
+SOURCE = "def create_app("  # it is in the images: the search must find it
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    """The pipeline with a key, from a copy of the folder in which lies what no image may have."""
-    ignored = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache", ".env", "api_key")
-    folder = shutil.copytree(STEP, tmp_path_factory.mktemp("copied out") / "04", ignore=ignored)
-    for name in LYING:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"SECRET={DECOY}\n")
+    """The pipeline with a key, from a copy of the steps. It also holds files that must not get into an image."""
+    folder = copy_steps(tmp_path_factory.mktemp("copied out"))
+    for path in (folder.parent / name for name in DECOYS):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"SECRET={DECOY}\n")
     (folder / "api_key").write_text(KEY + "\n")
     (folder / "api_key").chmod(0o644)
     with Stack(folder, COMPOSE_FILE=os.pathsep.join(["compose.yaml", "compose.api-key.yaml"])) as stack:
@@ -52,7 +65,7 @@ def stack(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def containers(stack):
-    """What `docker inspect` tells of each service's container."""
+    """What `docker inspect` says about the container of each service."""
     found = json.loads(stack.docker("inspect", *stack.compose("ps", "--all", "--quiet").split()))
     return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
 
@@ -78,7 +91,7 @@ def password(inside):
 
 @pytest.mark.parametrize("service", RUNNING)
 def test_no_process_is_root_or_can_become_it(inside, containers, service):
-    told = inside(service, "cat /proc/[0-9]*/status 2>/dev/null || true")  # one may have ended meanwhile
+    told = inside(service, "cat /proc/[0-9]*/status 2>/dev/null || true")  # a process may have ended
     status = [line.split() for line in told.splitlines()]
     assert [words[1] for words in status if words[0] == "Name:"].count("docker-init") == 1
     for name, *values in status:
@@ -93,7 +106,7 @@ def test_no_process_is_root_or_can_become_it(inside, containers, service):
 
 
 @pytest.mark.parametrize("service", RUNNING)
-def test_nothing_can_be_written_but_what_has_to_be_kept(inside, service):
+def test_only_volumes_and_tmp_can_be_written_to(inside, service):
     mounts = [line.split() for line in inside(service, "cat /proc/mounts").splitlines()]
     options = {where: set(options.split(",")) for _, where, _, options, *_ in mounts}
     writable = {where for where in options if "rw" in options[where] and not re.match("/(dev|proc|sys)", where)}
@@ -105,7 +118,7 @@ def test_nothing_can_be_written_but_what_has_to_be_kept(inside, service):
     trial = "(: > $each/try) 2>/dev/null && rm $each/try && echo $each"
     attempt = f"for each in {folders} {' '.join(expected)}; do {trial}; done; true"
     assert set(inside(service, attempt).split()) == expected
-    # It is not for want of rights alone.
+    # A root user cannot write there either.
     assert set(inside(service, attempt, "--user=0").split()) <= expected
 
 
@@ -121,16 +134,18 @@ def test_every_container_has_limits_and_no_privilege(containers):
         assert told["Config"]["User"] not in ("", "0", "root"), service
         assert host["LogConfig"]["Config"]["max-size"], service
         assert host["RestartPolicy"]["Name"] == ("no" if service == "secrets" else "unless-stopped")
-        of_the_host = [(mount["Destination"], mount["RW"]) for mount in told["Mounts"] if mount["Type"] == "bind"]
-        assert of_the_host == ([("/run/secrets/api_key", False)] if service == "gateway" else [])
+        binds = [(mount["Destination"], mount["RW"]) for mount in told["Mounts"] if mount["Type"] == "bind"]
+        assert binds == ([("/run/secrets/api_key", False)] if service == "gateway" else [])
 
 
-def test_docker_waits_longer_than_a_service_takes_to_leave(containers):
+def test_docker_waits_longer_than_a_service_takes_to_stop(containers):
     for service in PYTHON:
         config = containers[service]["Config"]
         assert not [setting for setting in config["Env"] if setting.startswith("DRAIN_SECONDS=")]
-        drain = re.search(r"drain_seconds: float = Field\((\d+),", (STEP / service / "settings.py").read_text())[1]
-        answers = re.search(r"timeout_graceful_shutdown=(\d+),", (STEP / service / "server.py").read_text())[1]
+        drain = re.search(r"drain_seconds: float = Field\((\d+),", (PIPELINE / service / "settings.py").read_text())[1]
+        answers = re.search(
+            r"timeout_graceful_shutdown=(\d+),", (PIPELINE / service / "chassis/server.py").read_text()
+        )[1]
         assert config["StopTimeout"] > int(drain) + int(answers)
     assert min(containers[service]["Config"]["StopTimeout"] for service in ("broker", "database")) >= 30
 
@@ -154,8 +169,8 @@ with ThreadPoolExecutor(len(sys.argv)) as pool:
 
 
 @pytest.fixture(scope="module")
-def doors(containers):
-    """The service behind each "address:port" there is, in any network."""
+def ports(containers):
+    """The service behind each "address:port" in all networks."""
     return {
         f"{network['IPAddress']}:{port}": service
         for service, ports in PORTS.items()
@@ -164,25 +179,25 @@ def doors(containers):
     }
 
 
-def test_nothing_is_published_but_the_gateway_and_that_to_this_machine_alone(stack, containers):
+def test_only_the_gateway_is_published_and_only_to_this_machine(stack, containers):
     published = {service: told["NetworkSettings"]["Ports"] for service, told in containers.items()}
     published = {service: [*filter(None, ports.values())] for service, ports in published.items()}
     assert published.pop("gateway") == [[{"HostIp": "127.0.0.1", "HostPort": str(stack.port)}]]
     assert not any(published.values())
 
 
-def test_from_the_front_network_only_the_gateway_is_reached(stack, doors):
+def test_from_the_front_network_only_the_gateway_is_reached(stack, ports):
     front = stack.inspect(f"{stack.project}_front")
-    host = f"{front['IPAM']['Config'][0]['Gateway']}:{stack.port}"  # the port is published to 127.0.0.1 alone
-    options = [f"--network={stack.project}_front", "--rm", "--read-only", "--cap-drop=ALL", f"{stack.project}-gateway"]
-    found = json.loads(stack.docker("run", *options, "python", "-c", REACH, host, "gateway:8000", *doors))
+    host = f"{front['IPAM']['Config'][0]['Gateway']}:{stack.port}"  # the port is published only to 127.0.0.1
+    options = [f"--network={stack.project}_front", "--rm", "--read-only", "--cap-drop=ALL", stack.image("gateway")]
+    found = json.loads(stack.docker("run", *options, "python", "-c", REACH, host, "gateway:8000", *ports))
     assert "gateway:8000" in found
-    assert {doors.get(one, one) for one in found} == {"gateway", "gateway:8000"}
+    assert {ports.get(one, one) for one in found} == {"gateway", "gateway:8000"}
 
 
 @pytest.mark.parametrize("service", PYTHON)
-def test_a_service_reaches_those_in_its_networks_alone(inside, doors, service):
-    found = {doors[one] for one in json.loads(inside(service, ["python", "-c", REACH, *doors]))}
+def test_a_service_reaches_only_those_in_its_networks(inside, ports, service):
+    found = {ports[one] for one in json.loads(inside(service, ["python", "-c", REACH, *ports]))}
     assert found == {service, *REACHED[service]}
 
 
@@ -196,7 +211,7 @@ def test_only_the_gateway_has_a_way_out(stack, inside):
 # secrets
 
 
-def test_the_password_is_random_kept_and_every_projects_own(stack, password):
+def test_the_password_is_random_and_kept_and_each_project_has_its_own(stack, password):
     look = ["--entrypoint=cat", "secrets", "/var/run/postgresql/database_password"]
     assert len(base64.b64decode(password, validate=True)) >= 16  # bytes: 128 bits
     with Stack(stack.folder) as other:
@@ -208,7 +223,7 @@ def test_the_password_is_random_kept_and_every_projects_own(stack, password):
     assert passwords[0] == passwords[1] != password
 
 
-def test_a_secret_can_be_seen_and_changed_nowhere_else(inside, password):
+def test_only_its_services_see_a_secret_and_nobody_can_change_it(inside, password):
     for service in RUNNING:
         wanted = [name for owner, name in SECRETS if owner == service]
         assert inside(service, "ls /run/secrets 2>/dev/null || true").split() == wanted
@@ -226,11 +241,11 @@ def test_secrets_are_in_no_environment_command_log_or_setting(stack, containers,
     told["containers"] = stack.docker("inspect", *(one["Id"] for one in containers.values()))
     told["networks"] = stack.docker("network", "inspect", *(f"{stack.project}_{name}" for name in NETWORKS))
     for service in BUILT:
-        told[f"history of {service}"] = stack.docker("history", "--no-trunc", f"{stack.project}-{service}")
-        told[f"image of {service}"] = stack.docker("image", "inspect", f"{stack.project}-{service}")
+        told[f"history of {service}"] = stack.docker("history", "--no-trunc", stack.image(service))
+        told[f"image of {service}"] = stack.docker("image", "inspect", stack.image(service))
     for service in RUNNING:
-        # The public image of PostgreSQL puts the password into the environment of its server, whose user alone can
-        # read it, as it can read the file.
+        # The public image of PostgreSQL puts the password into the environment of its server. Only the user of the
+        # server can read that, and it can read the file, too.
         files = "/proc/[0-9]*/cmdline" + (" /proc/[0-9]*/environ" if service != "database" else "")
         told[f"processes of {service}"] = inside(service, f"cat {files} 2>/dev/null || true")
     assert "DATABASE_PASSWORD_FILE" in told["processes of storage"]
@@ -252,7 +267,7 @@ def test_the_gateway_asks_for_its_key(stack):
         assert status("GET", path) == 200
 
 
-def test_a_key_that_the_service_may_not_read_is_named(stack):
+def test_a_key_file_that_the_service_cannot_read_is_named(stack):
     if "Docker Desktop" in stack.docker("info", "--format={{.OperatingSystem}}"):
         pytest.skip("Docker Desktop lets every container read what its user may read")
     (stack.folder / "api_key").chmod(0o600)
@@ -268,17 +283,17 @@ def test_a_key_that_the_service_may_not_read_is_named(stack):
 
 @pytest.fixture(scope="module")
 def images(stack, password):
-    """The files that each image adds to its base, and in which files of all of them something was found."""
+    """The files that each image adds to its base; and for each text, the files in which it was found."""
     of_base = {}
     for service in BUILT:
-        base = re.search(r"^ARG \w+=(\S+)", (STEP / service / "Dockerfile").read_text())[1]
+        base = re.search(r"^ARG \w+=(\S+)", (PIPELINE / service / "Dockerfile").read_text())[1]
         of_base[service] = stack.inspect(base)["RootFS"]["Layers"]
-        layers = stack.inspect(f"{stack.project}-{service}")["RootFS"]["Layers"]
+        layers = stack.inspect(stack.image(service))["RootFS"]["Layers"]
         assert layers[: len(of_base[service])] == of_base[service]
     sought = {"password": password.encode(), "key": KEY.encode(), "decoy": DECOY.encode(), "source": SOURCE.encode()}
     skipped = {digest.removeprefix("sha256:") for layers in of_base.values() for digest in layers}
     blobs, found, manifest = {}, {what: set() for what in sought}, []
-    command = ["docker", "save", *(f"{stack.project}-{service}" for service in BUILT)]
+    command = ["docker", "save", *(stack.image(service) for service in BUILT)]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE) as save,
         tarfile.open(fileobj=save.stdout, mode="r|") as saved,
@@ -304,7 +319,7 @@ def images(stack, password):
 
 
 def members(name: str, content: bytes):
-    """Yield name, entry and content of each file in a layer, or the blob itself if it is none."""
+    """Yield the name, the entry and the content of each file in a layer, or the blob itself if it is not a layer."""
     try:
         layer = tarfile.open(fileobj=io.BytesIO(content))
     except tarfile.ReadError:
@@ -325,11 +340,11 @@ def test_no_layer_of_an_image_holds_a_secret(images):
 def test_an_image_holds_the_service_and_what_its_lock_pins(images, service):
     files = {name: member for name, member in images[0][service].items() if not member.isdir()}
     model = ["model/manifest.json", "model/model.onnx"] if service == "inference" else []
-    static = [path.relative_to(STEP / service).as_posix() for path in (STEP / service).glob("static/*")]
-    expected = {*static, *model, *(path.name for path in (STEP / service).glob("*.py"))}
+    code = [path for pattern in ("*.py", "chassis/*.py", "static/*") for path in (PIPELINE / service).glob(pattern)]
+    expected = {*model, *(path.relative_to(PIPELINE / service).as_posix() for path in code)}
     assert {name.removeprefix("service/") for name in files if not name.startswith("venv/")} == expected
     lock = "requirements-onnx.lock" if service == "inference" else "requirements.lock"
-    pinned = {*re.findall(r"^([\w.-]+==[\w.]+)", (STEP / service / lock).read_text(), re.MULTILINE)}
+    pinned = {*re.findall(r"^([\w.-]+==[\w.]+)", (PIPELINE / service / lock).read_text(), re.MULTILINE)}
     folders = {match for name in files for match in re.findall(r"site-packages/([^/]+)\.dist-info/METADATA$", name)}
     installed = {"==".join(folder.rsplit("-", 1)).lower().replace("_", "-") for folder in folders}
     assert installed == {pin.lower().replace("_", "-") for pin in pinned}
@@ -349,18 +364,18 @@ def test_a_service_cannot_change_its_own_files_and_can_read_them(images, service
 
 @pytest.mark.parametrize("service", PYTHON)
 def test_an_image_starts_without_a_shell_and_checks_itself_without_a_tool(stack, service):
-    config = stack.inspect(f"{stack.project}-{service}")["Config"]
+    config = stack.inspect(stack.image(service))["Config"]
     assert (config["User"], config["Cmd"], config["Entrypoint"]) == ("10001:10001", ["python", "app.py"], None)
     check = config["Healthcheck"]["Test"]
     assert check[:2] == ["CMD", "python"] and "/readyz" in check[-1]
 
 
 def test_a_stop_is_quick_and_clean(stack, containers):
-    """The last test here: nothing is started again."""
+    """This is the last test of the file: it does not start the stack again."""
     begin = time.monotonic()
     stack.compose("stop")
     took = time.monotonic() - begin
     ended = {service: stack.inspect(containers[service]["Id"])["State"] for service in RUNNING}
-    # 143: it was told to end by signal 15, and did. 137: it had to be killed.
+    # 143: it ended after SIGTERM. 137: Docker had to kill it.
     assert {service: state["ExitCode"] for service, state in ended.items() if state["ExitCode"] not in (0, 143)} == {}
-    assert took < 25  # three after another, each of which may drain for 2 s, and none waits to be killed
+    assert took < 25  # three stop one after the other, each drains for up to 2 s
