@@ -214,8 +214,10 @@ def stop_all(*services: Service) -> None:
 
 
 # Below the ports that systems give to outgoing connections. None comes twice: a service takes seconds to listen at its
-# own, and until then another one with the same would answer in its place. Each kernel begins somewhere else.
-PORTS = itertools.islice(itertools.cycle(range(20_000, 30_000)), random.randrange(10_000), None)
+# own, and until then another one with the same would answer in its place. Each kernel begins somewhere else; kernels
+# that run side by side, as tests do, may each have a range of their own: FREE_PORTS names the first and the last.
+FIRST, LAST = map(int, os.environ.get("FREE_PORTS", "20000-29999").split("-"))
+PORTS = itertools.islice(itertools.cycle(range(FIRST, LAST + 1)), random.randrange(LAST - FIRST), None)
 
 
 def free_port() -> int:

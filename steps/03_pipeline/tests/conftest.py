@@ -165,7 +165,9 @@ def is_taken(port: int) -> bool:
 
 
 # Below the ports that systems give to outgoing connections. No two are the same, nor ten apart, as inference has them.
-PORTS = itertools.cycle(random.sample(range(20_000, 30_000, 20), 500))
+# FREE_PORTS may name the first and the last, for tests that run side by side.
+FIRST, LAST = map(int, os.environ.get("FREE_PORTS", "20000-29999").split("-"))
+PORTS = itertools.cycle(random.sample(range(FIRST, LAST, 20), (LAST - FIRST) // 20))
 
 
 def free_port() -> int:
@@ -243,7 +245,8 @@ def start_run():
 @pytest.fixture(scope="session")
 def real(start_run, tmp_path_factory):
     """The pipeline as it is, with a database of its own, and a copy of its model: to train one takes a while."""
-    folder, trained = tmp_path_factory.mktemp("pipeline"), STEP / "inference" / "model"
+    folder = tmp_path_factory.mktemp("pipeline")
+    trained = Path(os.environ.get("TRAINED_MODEL") or STEP / "inference" / "model")
     if trained.exists():
         shutil.copytree(trained, folder / "model")
     database = f"sqlite:///{(folder / 'results.db').as_posix()}"
