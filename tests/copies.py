@@ -11,7 +11,7 @@ SERVICES = ["gateway", "preprocess", "inference", "storage"]
 CHASSIS = ["chassis/__init__.py", "chassis/errors.py", "chassis/server.py", "chassis/telemetry.py"]
 # Most of the pipeline's inference service is step 02.
 INFERENCE = [
-    *("batcher.py", "fast.py", "model.py", "schemas.py", "service.py", "strokes.py", "train.py", "v2.py"),
+    *("batcher.py", "fast.py", "formats.py", "model.py", "schemas.py", "service.py", "strokes.py", "train.py", "v2.py"),
     *("requirements.txt", "sample_request.json"),
 ]
 # what both ends of a gRPC call speak

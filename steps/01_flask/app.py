@@ -1,4 +1,4 @@
-"""Serve the digit classifier: POST /inferir takes one row of features and answers with one digit.
+"""Serve the model: POST /inferir takes one row of features and answers with one prediction.
 
 Settings are environment variables: HOST, PORT, MODEL_DIR, MAX_BODY_BYTES (README.md lists them).
 """
@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from flask import Flask, request
+from werkzeug import Response
 from werkzeug.exceptions import (
     BadRequest,
     HTTPException,
+    InternalServerError,
     RequestEntityTooLarge,
     ServiceUnavailable,
     UnprocessableEntity,
@@ -20,6 +22,18 @@ from werkzeug.exceptions import (
 )
 
 import model
+from contract import HIGH, LOW
+
+LARGEST = float(np.finfo(np.float32).max)
+LEAST, MOST = -LARGEST if LOW is None else LOW, LARGEST if HIGH is None else HIGH
+if LOW is not None and HIGH is not None:
+    NUMBER = f"a number from {LOW:g} to {HIGH:g}"
+elif LOW is not None:
+    NUMBER = f"a number of at least {LOW:g}"
+elif HIGH is not None:
+    NUMBER = f"a number of at most {HIGH:g}"
+else:
+    NUMBER = "a number that fits into a float32"
 
 
 def number_setting(name: str, default: int, most: int) -> int:
@@ -31,23 +45,23 @@ def number_setting(name: str, default: int, most: int) -> int:
 
 
 def parse_row(body: bytes) -> np.ndarray:
-    """Return the row of features in a request body, as float32 of shape (1, 64).
+    """Return the row of features in a request body, as float32 of shape (1, features).
 
-    Raises BadRequest if the body is not JSON, UnprocessableEntity if it is and holds no such row.
+    Raises BadRequest if the body is not JSON, and UnprocessableEntity if it is JSON without a row as in contract.py.
     """
     try:
-        # As floats, a number of any length can be compared; Python's int refuses to read more than 4,300 digits.
+        # As floats, numbers of any length can be compared. Python refuses to read an int of more than 4,300 digits.
         payload = json.loads(body, parse_int=float)
     except (ValueError, RecursionError) as error:
         raise BadRequest("the body is not JSON") from error
     if not isinstance(payload, dict) or "features" not in payload:
         raise UnprocessableEntity('the body must be a JSON object with a key "features"')
     row = payload["features"]
-    if not isinstance(row, list) or len(row) != model.FEATURES:
-        raise UnprocessableEntity(f'"features" must be a list of {model.FEATURES} numbers')
+    if not isinstance(row, list) or len(row) != len(model.FEATURE_NAMES):
+        raise UnprocessableEntity(f'"features" must be a list of {len(model.FEATURE_NAMES)} numbers')
     for place, value in enumerate(row):
-        if not isinstance(value, float) or not 0 <= value <= 16:  # NaN fails this comparison too
-            raise UnprocessableEntity(f"features[{place}] must be a number from 0 to 16, not {json.dumps(value)[:40]}")
+        if not isinstance(value, float) or not LEAST <= value <= MOST:  # NaN fails this comparison too
+            raise UnprocessableEntity(f"features[{place}] must be {NUMBER}, not {json.dumps(value)[:40]}")
     return np.array([row], dtype=np.float32)
 
 
@@ -58,44 +72,49 @@ def create_app(model_dir: str | Path | None = None) -> Flask:
     """
     app = Flask(__name__)
     limit = number_setting("MAX_BODY_BYTES", 1_000_000, most=1_000_000_000)
-    # One byte more than we accept: Werkzeug cuts a chunked body off here without a word, and then we can tell.
+    # One byte more than we accept: Werkzeug cuts a chunked body off here without an error, and so we notice it.
     app.config["MAX_CONTENT_LENGTH"] = limit + 1
 
     folder = Path(model_dir or os.environ.get("MODEL_DIR") or Path(__file__).parent / "model")
-    classifier = problem = None
+    estimator, problem = None, ""
     try:
-        classifier = model.load(folder)
+        estimator = model.load(folder)
     except model.ModelError as error:
         problem = str(error)
         app.logger.error("not ready, model folder %s: %s (cause: %r)", folder, problem, error.__cause__)
 
-    def require_model():
-        if problem:
+    def require_model() -> model.Estimator:
+        if not estimator:
             raise ServiceUnavailable(problem)
+        return estimator
 
     @app.post("/inferir")
-    def inferir():
-        require_model()
+    def inferir() -> dict[str, list]:
+        estimator = require_model()
         if request.mimetype != "application/json":
             raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
         body = request.get_data()
         if len(body) > limit:
             raise RequestEntityTooLarge
-        return {"prediction": classifier.predict(parse_row(body)).tolist()}
+        prediction = estimator.predict(parse_row(body)).ravel()
+        if prediction.dtype.kind == "f" and not np.isfinite(prediction).all():
+            app.logger.error("the model answered %s to %s", prediction, body[:1000])
+            raise InternalServerError("the model's prediction is not a finite number: it cannot use these features")
+        return {"prediction": prediction.tolist()}
 
     @app.get("/livez")
-    def livez():
+    def livez() -> dict[str, str]:
         """The process is up."""
         return {"status": "alive"}
 
     @app.get("/readyz")
-    def readyz():
+    def readyz() -> dict[str, str]:
         """The process can do its work; while it cannot, 503 says why."""
         require_model()
         return {"status": "ready"}
 
     @app.errorhandler(HTTPException)
-    def answer_error(error: HTTPException):
+    def answer_error(error: HTTPException) -> Response:
         """Every error, ours or Flask's, as {"error": sentence} with its own status and headers."""
         sentence = f"the body is larger than {limit:,} bytes" if error.code == 413 else error.description
         response = error.get_response()

@@ -4,10 +4,12 @@ Writes the model and its manifest into the folder model/ (another if MODEL_DIR s
 """
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -35,8 +37,8 @@ def load_split() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def to_bitmap(row: np.ndarray) -> np.ndarray:
     """Guess the 32x32 bitmap that a row of shape (64,) was counted from: 0 or 1, as float, of shape (32, 32).
 
-    UCI cut a bitmap into 4x4 blocks and counted the ink in each. In each block we ink as many pixels as were
-    counted, those nearest to the ink of the neighbours.
+    UCI cut a bitmap into 4x4 blocks and counted the inked pixels in each. In each block we ink that many pixels:
+    those nearest to the ink of the blocks around it.
     """
     nearness = ndimage.zoom(row.reshape(8, 8), 4, order=1, grid_mode=True, mode="grid-constant")
     blocks = nearness.reshape(8, 4, 8, 4).swapaxes(1, 2).reshape(64, 16)
@@ -50,8 +52,16 @@ def to_row(bitmap: np.ndarray) -> np.ndarray:
     return bitmap.reshape(8, 4, 8, 4).sum(axis=(1, 3)).round().clip(0, 16).ravel()
 
 
-def warp(row: np.ndarray, *, rotate=0.0, slant=0.0, zoom=(1.0, 1.0), shift=(0.0, 0.0), stroke=0.0) -> np.ndarray:
-    """Redraw one digit of shape (64,) as another hand might have drawn it.
+def warp(
+    row: np.ndarray,
+    *,
+    rotate: float = 0,
+    slant: float = 0,
+    zoom: ArrayLike = (1, 1),
+    shift: ArrayLike = (0, 0),
+    stroke: float = 0,
+) -> np.ndarray:
+    """Redraw one digit of shape (64,) as another person might write it.
 
     `rotate` is in radians; `slant` in columns per row; `zoom` and `shift` are (down, across), the shift in pixels
     of the 8x8 grid; `stroke` runs from -1 (a line thinner by two bitmap pixels) to 1 (thicker by two).
@@ -67,7 +77,7 @@ def warp(row: np.ndarray, *, rotate=0.0, slant=0.0, zoom=(1.0, 1.0), shift=(0.0,
 
 
 def augment(rows: np.ndarray, labels: np.ndarray, copies: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
-    """Append `copies` randomly warped copies of every row: 13 people wrote this set, others write otherwise."""
+    """Append `copies` randomly warped copies of every row: 13 people wrote this set, and others write differently."""
     rng = np.random.default_rng(seed)
     warped = [
         warp(
@@ -84,10 +94,10 @@ def augment(rows: np.ndarray, labels: np.ndarray, copies: int, seed: int = SEED)
 
 
 def draw(number: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `number` rows of each digit: no warp turns one way to write a 1, a 4 or a 7 into another."""
+    """Draw `number` rows of each digit in its several shapes: warping never turns one shape of a 7 into another."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(10), number)
-    return np.array([to_row(strokes.draw(digit, rng)) for digit in labels], np.float32).reshape(-1, 64), labels
+    return np.array([to_row(strokes.draw(int(digit), rng)) for digit in labels], np.float32).reshape(-1, 64), labels
 
 
 def train(rows: np.ndarray, labels: np.ndarray) -> MLPClassifier:
@@ -110,12 +120,16 @@ def main() -> None:
     print(f"and on {len(drawn_rows):,} rows drawn from strokes")
     classifier = train(np.vstack([rows, drawn_rows]), np.concatenate([labels, drawn_labels]))
     accuracy = classifier.score(test_rows, test_labels)
-    golden_rows = np.stack([test_rows[test_labels == digit][0] for digit in range(10)])
-    model.save(classifier, folder, accuracy=accuracy, golden_rows=golden_rows)
     print(f"accuracy on {len(test_rows)} held-out digits: {accuracy:.4f}")
+    _, places = np.unique(test_labels, return_index=True)
+    golden_rows = test_rows[places[:10]]  # ten different answers
+    saved = model.save(classifier, folder, accuracy=accuracy, golden_rows=golden_rows)
     here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    print(f"saved the model and its manifest in {here}")
+    print(f"saved in {here}: {saved}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except model.ModelError as error:
+        sys.exit(str(error))

@@ -38,13 +38,13 @@ def test_the_manifest_says_what_the_model_is(model_dir):
     assert manifest["classes"] == list(range(10))
     assert len(manifest["feature_names"]) == 64
     assert np.shape(manifest["golden"]["features"]) == (10, 64)
-    assert np.shape(manifest["golden"]["probabilities"]) == (10, 10)
+    assert np.shape(manifest["golden"]["answers"]) == (10, 10)
 
 
 def test_a_saved_model_loads_and_answers_as_before(copy):
     golden = json.loads((copy / "manifest.json").read_text())["golden"]
     probabilities = model.load(copy).predict_proba(np.array(golden["features"], dtype=np.float32))
-    assert np.allclose(probabilities, golden["probabilities"], atol=1e-6)
+    assert np.allclose(probabilities, golden["answers"], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "manifest.json"])

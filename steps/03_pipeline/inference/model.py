@@ -1,104 +1,97 @@
-"""Save a classifier as a pickle and as ONNX, with a manifest that describes both; load either if it is as described."""
+"""Save a model with a manifest that describes it. Load it only if it is what its manifest and contract.py say."""
 
 import hashlib
-import io
 import json
-import os
 import platform
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from schemas import FEATURES
+import contract
+import formats
+from formats import CLASSES, FILES, Estimator, Model, ModelError, is_finite
 
-# scikit-learn and the ONNX libraries are imported where they are used: serving needs one or the other, not both.
-
-TOLERANCE = 1e-4  # of a golden probability: processors, and the two formats, differ in the last bits of a float32
-FILES = {"pickle": "model.pkl", "onnx": "model.onnx"}
-OTHER_VERSION = (
-    "model.pkl was saved by scikit-learn {}, and this is {}: "
-    "install that version or run `python train.py`, then restart"
+FEATURE_NAMES = (
+    [f"feature_{place}" for place in range(contract.FEATURES)]
+    if isinstance(contract.FEATURES, int)
+    else contract.FEATURES
 )
+TOLERANCE = 1e-4  # of the largest golden answer: processors, and the two formats, differ in the last bits of a float32
 
 
-class ModelError(Exception):
-    """The model cannot be served. The message says why and what to do about it."""
+def save(estimator: Estimator, folder: Path, *, accuracy: float, golden_rows: np.ndarray) -> str:
+    """Write model.pkl, model.onnx if the model can be converted, and manifest.json into `folder`.
 
+    `accuracy` is what `estimator.score` gives on held-out rows: for a regressor, that is R². `golden_rows`, float32 of
+    shape (n, features), go into the manifest with the answers that the estimator gives them now. Each file must give
+    the same answers when it is loaded.
 
-@dataclass(frozen=True)
-class Model:
-    """A verified model. `predict` takes float32 rows of shape (n, 64) and returns probabilities, float32 (n, 10)."""
-
-    predict: Callable[[np.ndarray], np.ndarray]
-    classes: np.ndarray
-    version: str  # the head of the file's SHA-256
-    format: str
-
-    @property
-    def info(self) -> dict[str, str]:
-        return {"version": self.version, "format": self.format}
-
-
-def save(classifier, folder: Path, *, accuracy: float, golden_rows: np.ndarray) -> None:
-    """Write model.pkl, model.onnx and manifest.json into `folder`, replacing what was there.
-
-    `golden_rows`, float32 of shape (n, 64), go into the manifest with the probabilities that `classifier` gives them
-    now; both files have to give them again when they are loaded. TypeError if the classes are not whole numbers, which
-    is what the replies hold.
+    Returns the names of the files, and why a format is not among them. Raises ModelError if the estimator is not what
+    contract.py says, or if another program could not unpickle it.
     """
-    import joblib
     import sklearn
-    from skl2onnx import to_onnx
 
-    if classifier.classes_.dtype.kind not in "iu":
-        raise TypeError(f"the classes must be whole numbers, not {classifier.classes_.tolist()[:3]}: number them")
-    pickled = io.BytesIO()
-    joblib.dump(classifier, pickled)
-    # zipmap=False: probabilities as one array, not as a dictionary a row. Opset 17 runs from onnxruntime 1.13 on.
-    exported = to_onnx(classifier, golden_rows[:1], options={"zipmap": False}, target_opset=17)
-    contents = {"pickle": pickled.getvalue(), "onnx": exported.SerializeToString()}
+    classes = np.asarray(estimator.classes_).tolist() if hasattr(estimator, "classes_") else None
+    _check_contract(getattr(estimator, "n_features_in_", len(FEATURE_NAMES)), classes)
+    predictions, probabilities = _ask(estimator, golden_rows)
+    if not is_finite(predictions):
+        raise ModelError("the model answers a golden row with a number that is not finite: correct train.py")
+    golden = {
+        "features": golden_rows.tolist(),
+        "prediction": predictions.tolist(),
+        "probabilities": None if probabilities is None else probabilities.tolist(),
+    }
+    contents, unsaved = {"pickle": formats.write_pickle(estimator)}, {}
+    try:
+        contents["onnx"] = formats.write_onnx(estimator, golden_rows[:1], probabilities is not None)
+        compute = formats.open_onnx(contents["onnx"], probabilities is not None)
+        if not _answers_as_before(Model(compute, CLASSES, "", "onnx"), golden):
+            raise ValueError("it answers differently as ONNX")
+    except Exception as error:  # a conversion can fail in any way
+        contents.pop("onnx", None)
+        unsaved["onnx"] = f"{type(error).__name__}: {error}".splitlines()[0][:150]
     manifest = {
         "sha256": {format: hashlib.sha256(content).hexdigest() for format, content in contents.items()},
+        "unsaved": unsaved,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scikit_learn": sklearn.__version__,
-        "feature_names": [f"pixel_{row}_{column}" for row in range(8) for column in range(8)],
-        "classes": classifier.classes_.tolist(),
+        "kind": "regressor" if classes is None else "classifier",
+        "feature_names": FEATURE_NAMES,
+        "classes": classes,
         "held_out_accuracy": accuracy,
-        "golden": {
-            "features": golden_rows.tolist(),
-            "prediction": classifier.predict(golden_rows).tolist(),
-            "probabilities": classifier.predict_proba(golden_rows).tolist(),
-        },
+        "golden": golden,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for format, content in contents.items():
-        _replace(folder / FILES[format], content)
+    for format, name in FILES.items():
+        if format in contents:
+            _replace(folder / name, contents[format])
+        else:
+            (folder / name).unlink(missing_ok=True)
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in manifest.items())
     _replace(folder / "manifest.json", f"{{\n{lines}\n}}\n".encode())
+    saved = ", ".join(FILES[format] for format in contents) + " and manifest.json"
+    return saved + "".join(f" (no {FILES[format]}: {reason})" for format, reason in unsaved.items())
 
 
 def load(folder: Path, format: str = "pickle") -> Model:
-    """Return the model in `folder`, verified: hash before anything opens it, then versions, then golden answers.
+    """Return the model in `folder`, verified: contract, then hash, then versions, then golden answers.
 
-    The hash finds damage and a swapped file. It is no defence against somebody who can also write the manifest:
-    keep that where only you can, or sign it.
+    The hash finds damage and a swapped file. It does not stop an intruder who can also write the manifest: keep the
+    folder where only you can write, or sign it.
 
-    Raises ModelError if the model is missing, is not the one in the manifest, or does not answer as it did. Clients
-    get to read its message, so that names no folder; its __cause__ may.
+    Raises ModelError if the model is missing, is not the one in the manifest, does not fit contract.py, or does not
+    answer as it did after training. Clients can read its message, so the message names no folder. Its __cause__ may.
     """
     name = FILES[format]
     try:
         manifest = json.loads(_read(folder / "manifest.json"))
-        expected_hash, classes = manifest["sha256"][format], np.array(manifest["classes"])
-        versions = [manifest[name] for name in ("scikit_learn", "python", "numpy")]
-        golden_rows = np.array(manifest["golden"]["features"], dtype=np.float32).reshape(-1, FEATURES)
-        golden_answers = np.array(manifest["golden"]["prediction"])
-        golden_probabilities = np.array(manifest["golden"]["probabilities"], dtype=np.float32).reshape(-1, len(classes))
-    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
+        _check_contract(len(manifest["feature_names"]), manifest["classes"], manifest["feature_names"])
+        if reason := manifest["unsaved"].get(format):
+            raise ModelError(f"the model could not be saved as {name} ({reason}): serve it with another MODEL_FORMAT")
+        expected_hash, golden = manifest["sha256"][format], manifest["golden"]
+        saved_by, python, numpy = (manifest[key] for key in ("scikit_learn", "python", "numpy"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError("manifest.json is damaged: run `python train.py`, then restart") from error
     content = _read(folder / name)
 
@@ -109,57 +102,69 @@ def load(folder: Path, format: str = "pickle") -> Model:
             "restore it from a copy that you trust, then restart"
         )
     try:
-        predict = _unpickle(content, versions[0]) if format == "pickle" else _open_onnx(content)
-        probabilities = predict(golden_rows)
-        same = np.allclose(probabilities, golden_probabilities, rtol=0, atol=TOLERANCE)
-        same = same and np.array_equal(classes[probabilities.argmax(axis=1)], golden_answers)
+        has_probabilities = golden["probabilities"] is not None
+        if format == "pickle":
+            compute = formats.open_pickle(content, has_probabilities, saved_by)
+        else:
+            compute = formats.open_onnx(content, has_probabilities)
+        model = Model(compute, CLASSES, expected_hash[:12], format, has_probabilities)
+        same = _answers_as_before(model, golden)
     except ModelError:
         raise
-    except Exception as error:  # a pickle can fail in any way there is
+    except Exception as error:  # unpickling can raise anything
         raise ModelError(
             f"{name} does not work here ({type(error).__name__}): run `python train.py`, then restart"
         ) from error
-
-    if not same or probabilities.shape != golden_probabilities.shape or not len(golden_rows):
+    if not same:
         raise ModelError(
             f"{name} no longer gives the golden rows in manifest.json the answers it gave after training "
-            "(with Python {1}, NumPy {2}): install those or run `python train.py`, then restart".format(*versions)
+            f"(with Python {python}, NumPy {numpy}): install those or run `python train.py`, then restart"
         )
-    return Model(predict, classes, expected_hash[:12], format)
+    return model
 
 
-def _unpickle(content: bytes, saved_by: str) -> Callable[[np.ndarray], np.ndarray]:
-    # Rows are few and small. Handing parts of them to other threads costs more than it saves, for linear algebra as for
-    # the trees of a forest, and takes the cores that other workers need. OpenMP reads this when it is loaded.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import joblib
-    import sklearn
-    from sklearn.exceptions import InconsistentVersionWarning
-    from threadpoolctl import threadpool_limits
-
-    if saved_by != sklearn.__version__:  # an attempt could fail before scikit-learn gets to warn
-        raise ModelError(OTHER_VERSION.format(saved_by, sklearn.__version__))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", InconsistentVersionWarning)
-            classifier = joblib.load(io.BytesIO(content))
-    except InconsistentVersionWarning as warning:
-        saved_by = warning.original_sklearn_version
-        raise ModelError(OTHER_VERSION.format(saved_by, sklearn.__version__)) from warning
-
-    threadpool_limits(1, user_api="blas")
-    many = [name for name in classifier.get_params() if name.endswith("n_jobs")]  # those of steps in a pipeline, too
-    classifier.set_params(**dict.fromkeys(many, 1))
-    return lambda rows: classifier.predict_proba(rows).astype(np.float32, copy=False)
+def _check_contract(features: int, classes: list | None, names: list[str] = FEATURE_NAMES) -> None:
+    """Raise ModelError if a model with so many features, and these classes and names, is not what contract.py says."""
+    if features != len(FEATURE_NAMES):
+        difference = f"on {features:,} features, contract.py says {len(FEATURE_NAMES):,}"
+    elif names != FEATURE_NAMES:
+        place, name = next((place, name) for place, name in enumerate(names) if name != FEATURE_NAMES[place])
+        difference = f"with {json.dumps(name)[:40]} as feature {place}, contract.py says {FEATURE_NAMES[place]!r}"
+    elif classes != contract.CLASSES:
+        trained, said = (
+            "numbers (a regressor)" if each is None else f"the classes {json.dumps(each)[:60]}"
+            for each in (classes, contract.CLASSES)
+        )
+        difference = f"on {trained}, contract.py says {said}"
+    else:
+        return
+    raise ModelError(f"the model was trained {difference}: correct contract.py or train.py, then train and restart")
 
 
-def _open_onnx(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    import onnxruntime
+def _ask(estimator: Estimator, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Predictions, and probabilities if the model has them and predicts by the highest of them (an SVC does not)."""
+    predictions = formats.use_estimator(estimator, has_probabilities=False)(rows)
+    if CLASSES is None or not hasattr(estimator, "predict_proba"):
+        return predictions, None
+    probabilities = formats.use_estimator(estimator, has_probabilities=True)(rows)
+    decided = np.array_equal(CLASSES[probabilities.argmax(axis=1)], predictions)
+    return predictions, probabilities if decided else None
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # for the same reason
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda rows: session.run(["probabilities"], {"X": rows})[0]
+
+def _answers_as_before(model: Model, golden: dict) -> bool:
+    rows = np.array(golden["features"], dtype=np.float32).reshape(-1, len(FEATURE_NAMES))
+    predictions, probabilities = model.answer(rows)
+    same = _agree(predictions, golden["prediction"])
+    return same and (probabilities is None or _agree(probabilities, golden["probabilities"]))
+
+
+def _agree(answers: np.ndarray, golden: list) -> bool:
+    expected = np.array(golden)
+    if answers.shape != expected.shape or not len(expected):
+        return False
+    if answers.dtype.kind != "f":
+        return np.array_equal(answers, expected)
+    return np.allclose(answers, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
 
 
 def _read(path: Path) -> bytes:

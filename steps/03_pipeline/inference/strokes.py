@@ -1,8 +1,8 @@
-"""Draw digits from strokes, for the ways of writing that the UCI set lacks: its 13 people made few plain 1s, few 7s
-without a bar, few open 4s.
+"""Draw digits from strokes, in shapes that are rare in the UCI set: its 13 writers made few plain 1s, few 7s without a
+bar, few open 4s.
 
-A drawn digit is brought to the form in which UCI has its own: upright, stretched to 20x32 pixels in the middle of a
-bitmap of 32x32, with about as much ink in each.
+A drawn digit then gets the form of a UCI digit: upright, stretched to 20x32 pixels in the middle of a bitmap of 32x32,
+with about the same amount of ink.
 """
 
 import numpy as np
@@ -11,10 +11,10 @@ from scipy import ndimage
 SIDE, WIDTH = 32, 20  # of the bitmap, and of the digit in it, in pixels
 INK = 312  # inked pixels in a bitmap, on average
 
-# The ways to write each digit. A way is a list of strokes; a stroke is a list of places where the pen goes one after
-# another: a point (x, y), in pixels of the box of 20x32, or an arc (x, y, radius across, radius down, from, to). Angles
+# The ways to write each digit. A way is a list of strokes. A stroke is a list of places that the pen goes to in turn:
+# a point (x, y), in pixels of the box of 20x32, or an arc (x, y, radius across, radius down, from, to). Angles
 # are in degrees: 0 is right of the arc's centre (x, y), 90 below it, 180 left of it.
-WAYS = {
+WAYS: dict[int, list[list[list[tuple[int, ...]]]]] = {
     0: [
         [[(10, 16, 10, 16, -90, 270)]],
         [[(10, 16, 10, 16, -50, -400)]],
@@ -86,7 +86,7 @@ WAYS = {
 
 
 def draw(digit: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a digit as `rng` has it into a bitmap as UCI's: 0 or 1, as float, of shape (32, 32)."""
+    """Draw a digit, varied by `rng`, into a bitmap: 0 or 1, as float, of shape (32, 32)."""
     ways = WAYS[digit]
     line = np.vstack([trace(stroke, rng) for stroke in ways[rng.integers(len(ways))]])
     line = upright(bend(line, rng), lean=rng.normal(0, 0.2))
@@ -99,17 +99,17 @@ def draw(digit: int, rng: np.random.Generator) -> np.ndarray:
     return (distance <= np.sort(distance, axis=None)[ink]).astype(float)
 
 
-def trace(stroke: list[tuple], rng: np.random.Generator) -> np.ndarray:
-    """The points that the pen passes, four a pixel, of shape (n, 2): across, down. No two hands do it alike."""
-    places = []
+def trace(stroke: list[tuple[int, ...]], rng: np.random.Generator) -> np.ndarray:
+    """Return the points on the pen's path, four for each pixel, of shape (n, 2): across, down. `rng` varies them."""
+    points: list[np.ndarray] = []
     for place in stroke:
         if len(place) == 2:
-            places.append(place + rng.normal(0, 1.7, 2))
+            points.append(place + rng.normal(0, 1.7, 2))
         else:
             x, y, across, down, start, end = place + rng.normal(0, [1.3, 1.3, 1.7, 1.7, 18, 18])
             angle = np.radians(np.linspace(start, end, 24))
-            places.extend(np.column_stack([x + across * np.cos(angle), y + down * np.sin(angle)]))
-    places = np.array(places)
+            points.extend(np.column_stack([x + across * np.cos(angle), y + down * np.sin(angle)]))
+    places = np.array(points)
     length = np.r_[0, np.hypot(*np.diff(places, axis=0).T).cumsum()]
     at = np.arange(0, length[-1], 0.25)
     return np.column_stack([np.interp(at, length, axis) for axis in places.T])
@@ -122,13 +122,13 @@ def bend(line: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def upright(line: np.ndarray, lean: float) -> np.ndarray:
-    """Take the digit's slant away, but for a `lean` in columns per row."""
+    """Remove the digit's slant, and give it a slant of `lean` columns per row."""
     across, down = (line - line.mean(axis=0)).T
     return np.column_stack([across - (across @ down / (down @ down) + lean) * down, down])
 
 
 def stretch(line: np.ndarray, thickness: float, pen: float) -> np.ndarray:
-    """Stretch the digit to the box; a narrow one, as written with a pen so wide, stays narrow as a plain 1 does."""
+    """Stretch the digit to the box. A narrow digit, such as a plain 1, stays narrow; `pen` is the width of its line."""
     low, size = line.min(axis=0), np.ptp(line, axis=0)
     slim = (size[0] + pen) / (size[1] + pen) / 0.4
     box = np.array([WIDTH * min(1, slim), SIDE]) - thickness
