@@ -1,5 +1,6 @@
 """Measure step 03 against step 02, and its wires against each other: python tests/benchmarks/pipeline.py
 
+With --before FOLDER, a checkout of an older commit, the same is measured there by turns, and compared.
 README.md says what is measured, how and why. The exit status is 1 if a target is missed.
 """
 
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -21,7 +23,6 @@ from variants import PYTHON, SAMPLE, STEPS, Service, free_port
 from lab.launch import Broker
 
 CONNECTIONS = [1, 16, 64]
-PIPELINE = STEPS / "03_pipeline"
 ALONE, ROWS, PICTURES = "step 02 alone", "pipeline, a row", "pipeline, a picture"
 # A gateway for each way to reach inference and storage. All of them share the services behind.
 WIRES = {
@@ -33,55 +34,64 @@ WIRES = {
 SENT = {  # what is asked, and the media type
     ALONE: (SAMPLE, "application/json"),
     **dict.fromkeys(WIRES, (SAMPLE, "application/json")),
-    PICTURES: (PIPELINE / "sample_drawing.png", "image/png"),
+    PICTURES: (STEPS / "03_pipeline" / "sample_drawing.png", "image/png"),
 }
 HOPS = ["preprocess", "inference", "storage"]
+NOW, BEFORE = "now", "before"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (5)")
     parser.add_argument("--seconds", type=int, default=4, help="how long a measurement takes (4)")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="a checkout of an older commit to compare with")
+    parser.add_argument("--out", type=Path, default=HERE / "pipeline.md", help="the file to write (pipeline.md)")
     options = parser.parse_args()
     cores = find_cores()
     os.sched_setaffinity(0, cores)  # ours, and so that of wrk and of every service: all share two cores
-    measured = []
+    checkouts = {NOW: STEPS} | ({BEFORE: options.before.resolve() / "steps"} if options.before else {})
+    measured: dict[str, list[dict]] = {checkout: [] for checkout in checkouts}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        services = start_all(stack, Path(folder))
+        started = {checkout: start_all(stack, steps, Path(folder, checkout)) for checkout, steps in checkouts.items()}
         for number, connections in product(range(options.rounds), CONNECTIONS):
-            for variant in SENT if number % 2 else reversed(SENT):
-                load(services, variant, connections, 1)
-                figures = load(services, variant, connections, options.seconds)
-                measured.append({"variant": variant, "connections": connections, **figures})
-                say(f"round {number + 1}, {connections:2} at a time, {variant}: {figures['rate']:,.0f} requests/s")
-    text, reached = report(measured)
+            for variant, checkout in list(product(SENT, checkouts))[:: 1 if number % 2 else -1]:
+                load(started[checkout], variant, connections, 1)
+                figures = load(started[checkout], variant, connections, options.seconds)
+                measured[checkout].append({"variant": variant, "connections": connections, **figures})
+                what = f"{connections:2} at a time, {variant}, {checkout}"
+                say(f"round {number + 1}, {what}: {figures['rate']:,.0f} requests/s")
+    text, reached = report(measured[NOW])
     setting = f"{describe_machine()} Rounds: {options.rounds}; seconds: {options.seconds}."
     text = f"# Speed of step 03\n\n{setting}\n\n{text}"
-    (HERE / "pipeline.md").write_text(text)
+    if options.before:
+        text += "\n" + compare(measured[NOW], measured[BEFORE])
+    options.out.write_text(text)
     print(text, end="")
     sys.exit(not reached)
 
 
-def start_all(stack: ExitStack, folder: Path) -> dict[str, Service]:
+def start_all(stack: ExitStack, steps: Path, folder: Path) -> dict[str, Service]:
     """Start step 02 and step 03, with a gateway for each of WIRES. What they log is written, but not read."""
+    folder.mkdir()
     subprocess.run(
-        [PYTHON, "train.py"], cwd=STEPS / "02_fastapi", env={**os.environ, "MODEL_DIR": str(folder)}, check=True
+        [PYTHON, "train.py"], cwd=steps / "02_fastapi", env={**os.environ, "MODEL_DIR": str(folder)}, check=True
     )
-    broker = Broker(PIPELINE, folder, free_port())
+    broker = Broker(steps / "03_pipeline", folder, free_port())
     stack.callback(broker.stop)
     broker.wait("", timeout=20)
     ports = {name: free_port() for name in ("alone", *HOPS, *WIRES)}
     rpc_port = free_port()
     env = {"MODEL_DIR": str(folder), "DATABASE_URL": f"sqlite:///{folder.as_posix()}/results.db"}
     env |= {f"{name.upper()}_URL": f"http://127.0.0.1:{ports[name]}" for name in HOPS}
+    env["STORAGE_HTTP_URL"] = env["STORAGE_URL"]
     other = {"INFERENCE_URL": f"grpc://127.0.0.1:{rpc_port}", "STORAGE_URL": broker.url}
     own = {"inference": {"GRPC_PORT": str(rpc_port)}, "storage": {"NATS_URL": broker.url}}
     own |= {name: {setting: other[setting] for setting in wires} for name, wires in WIRES.items()}
     services = {"broker": broker}
     for name, port in ports.items():
-        place = STEPS / "02_fastapi" if name == "alone" else PIPELINE / ("gateway" if name in WIRES else name)
+        place = Path("02_fastapi") if name == "alone" else Path("03_pipeline", "gateway" if name in WIRES else name)
         command = ["sh", "-c", 'exec "$@" > /dev/null 2>&1', "sh", PYTHON, "app.py"]
-        services[name] = Service(command, place, port, env | own.get(name, {}))
+        services[name] = Service(command, steps / place, port, env | own.get(name, {}))
         stack.callback(services[name].stop)
     for service in services.values():
         service.wait("/readyz", timeout=60)
@@ -123,23 +133,38 @@ def waited(service: Service) -> dict[str, float]:
     return found
 
 
+def series(measured: list[dict], variant: str, connections: int, *keys: str) -> list[float]:
+    """The figures of all rounds under these keys."""
+    found = [each for each in measured if (each["variant"], each["connections"]) == (variant, connections)]
+    for key in keys:
+        found = [each[key] for each in found]
+    return found
+
+
+def compare(now: list[dict], before: list[dict]) -> str:
+    """Return a table of requests/s beside those of an older commit. Ratios are paired, round by round."""
+    lines = ["Compared with the older commit, in requests/s:", ""]
+    lines += ["| connections | what | before | now | ratio (min–max) |", "| ---: | --- | ---: | ---: | ---: |"]
+    for connections, variant in product(CONNECTIONS, SENT):
+        old, new = (series(each, variant, connections, "rate") for each in (before, now))
+        ratios = [one / two for one, two in zip(new, old, strict=True)]
+        span = f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+        lines.append(f"| {connections} | {variant} | {median(old):,.0f} | {median(new):,.0f} | {span} |")
+    return "\n".join(lines) + "\n"
+
+
 def report(measured: list[dict]) -> tuple[str, bool]:
     """Return tables of medians, as Markdown, and whether the targets are reached."""
-
-    def series(variant: str, connections: int, *keys: str) -> list[float]:
-        found = [each for each in measured if (each["variant"], each["connections"]) == (variant, connections)]
-        for key in keys:
-            found = [each[key] for each in found]
-        return found
+    figures = partial(series, measured)
 
     def ratios(variant: str, connections: int) -> list[float]:
-        pairs = zip(series(variant, connections, "rate"), series(ALONE, connections, "rate"), strict=True)
+        pairs = zip(figures(variant, connections, "rate"), figures(ALONE, connections, "rate"), strict=True)
         return [one / two for one, two in pairs]
 
     lines = ["| connections | what | requests/s | of step 02 (min–max) | p50 ms | p99 ms |"]
     lines.append("| ---: | --- | ---: | ---: | ---: | ---: |")
     for connections, variant in product(CONNECTIONS, SENT):
-        rate, p50, p99 = (median(series(variant, connections, key)) for key in ("rate", "p50_ms", "p99_ms"))
+        rate, p50, p99 = (median(figures(variant, connections, key)) for key in ("rate", "p50_ms", "p99_ms"))
         share = ratios(variant, connections)
         span = f"{median(share):.0%} ({min(share):.0%}–{max(share):.0%})"
         lines.append(f"| {connections} | {variant} | {rate:,.0f} | {span} | {p50:.1f} | {p99:.1f} |")
@@ -148,17 +173,17 @@ def report(measured: list[dict]) -> tuple[str, bool]:
     lines += ["", "CPU time for a request, in microseconds:", ""]
     lines += [f"| connections | what | {' | '.join(places)} |", "| ---: | --- |" + " ---: |" * len(places)]
     for connections, variant in product(CONNECTIONS, SENT):
-        spent = (median(series(variant, connections, "cpu_us", place)) for place in places)
+        spent = (median(figures(variant, connections, "cpu_us", place)) for place in places)
         lines.append(f"| {connections} | {variant} | {' | '.join(f'{each:.0f}' for each in spent)} |")
 
     lines += ["", "What a request waits for, in milliseconds, as the gateway measures it:", ""]
     lines += [f"| connections | what | {' | '.join(HOPS)} | the rest |", "| ---: | --- |" + " ---: |" * 4]
     for connections, variant in product(CONNECTIONS, (*WIRES, PICTURES)):
-        waits = [median(series(variant, connections, "wait_ms", hop)) for hop in [*HOPS, "total"]]
+        waits = [median(figures(variant, connections, "wait_ms", hop)) for hop in [*HOPS, "total"]]
         waits[-1] -= sum(waits[:-1])
         lines.append(f"| {connections} | {variant} | {' | '.join(f'{each:.2f}' for each in waits)} |")
 
-    share, p99 = median(ratios(ROWS, 16)), median(series(ROWS, 16, "p99_ms"))
+    share, p99 = median(ratios(ROWS, 16)), median(figures(ROWS, 16, "p99_ms"))
     reached = {
         f"{share:.0%} of step 02's requests/s (at least 30 %)": share >= 0.3,
         f"p99 {p99:.1f} ms (below 100)": p99 < 100,
