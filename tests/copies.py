@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FASTAPI, PIPELINE, DOCKER = "steps/02_fastapi", "steps/03_pipeline", "steps/04_docker"
 SERVICES = ["gateway", "preprocess", "inference", "storage"]
 # what every service has in common
-CHASSIS = ["chassis/__init__.py", "chassis/errors.py", "chassis/server.py", "chassis/telemetry.py"]
+CHASSIS = ["chassis/__init__.py", "chassis/errors.py", "chassis/limits.py", "chassis/server.py", "chassis/telemetry.py"]
 # Most of the pipeline's inference service is step 02.
 INFERENCE = [
     *("batcher.py", "fast.py", "formats.py", "model.py", "schemas.py", "service.py", "strokes.py", "train.py", "v2.py"),

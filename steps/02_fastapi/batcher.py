@@ -73,7 +73,8 @@ class Batcher:
         if turns or before < self._waiting < self._max_batch:
             self._loop.call_soon(self._gather, max(turns - 1, 0), self._waiting)
             return
-        batch, size = [], 0  # a job of more than `max_batch` rows is a batch of its own
+        batch: list[Job] = []
+        size = 0  # a job of more than `max_batch` rows is a batch of its own
         while self._queue and (not batch or size + len(self._queue[0].rows) <= self._max_batch):
             job = self._queue.popleft()
             self._waiting -= len(job.rows)

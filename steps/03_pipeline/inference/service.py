@@ -9,9 +9,10 @@ from fastapi import Request
 from prometheus_client import Histogram
 
 import model
-from batcher import Batcher, Overloaded
+from batcher import Batcher, Failed, Overloaded
 from chassis.errors import RequestError
 from chassis.telemetry import SECONDS
+from formats import AnswerError, Model
 from settings import Settings
 
 STOP_SECONDS = 30
@@ -28,13 +29,15 @@ def observe_batch(rows: int, waited: float, took: float) -> None:
 
 
 class Service:
-    """A model that may be unfit to serve. Between start() and stop() it predicts, or says why it does not."""
+    """Predicts between start() and stop(). If the model cannot be used, it says why instead."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.model, self.problem = settings, None, "the model is not loaded yet"
+        self.settings = settings
+        self.model: Model | None = None
+        self.problem = "the model is not loaded yet"
 
     def start(self) -> None:
-        """Load the model. One that cannot be used does not stop the service."""
+        """Load the model. The service also starts with a model that cannot be used."""
         folder = self.settings.model_dir
         try:
             self.model = model.load(folder, self.settings.model_format)
@@ -46,31 +49,36 @@ class Service:
             self._batcher = Batcher(self.model.predict, observe_batch, *batches)
 
     async def stop(self) -> None:
-        """Answer what waits, unless that takes too long."""
+        """Answer the requests that wait, for at most STOP_SECONDS."""
         if self.model:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._batcher.drain(), STOP_SECONDS)
 
-    def require_model(self) -> model.Model:
-        """Return the model. RequestError with 503 and the reason if there is none to serve."""
+    def require_model(self) -> Model:
+        """Return the model. Raises RequestError (503) with the reason if it cannot be used."""
         if not self.model:
             raise RequestError(503, self.problem)
         return self.model
 
     def require_ready(self, request: Request) -> None:
-        """RequestError with 503 and the reason if the service should get no more requests."""
+        """Raises RequestError (503) with the reason if the service should get no more requests."""
         self.require_model()
         if request.state.leaving:  # server.py sets it
             raise RequestError(503, "the service is shutting down")
 
-    async def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return digits, int64 of shape (n,), and probabilities, float32 of shape (n, 10).
+    async def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return predictions of shape (n,) and probabilities, float32 of shape (n, classes), or None.
 
-        `rows` are float32 of shape (n, 64). RequestError with 503 if the model is unfit or too many rows wait already.
+        `rows` are float32 of shape (n, features). Raises RequestError: 503 if the model cannot be used or too many rows
+        wait already, 500 if the model's answer cannot be sent.
         """
-        classes = self.require_model().classes
+        loaded = self.require_model()
         try:
-            probabilities = await self._batcher.submit(rows)
+            return loaded.decode(await self._batcher.submit(rows))
         except Overloaded:
             raise RequestError(503, "too many requests are waiting: try again in a second", Retry_After="1") from None
-        return classes[probabilities.argmax(axis=1)], probabilities
+        except Failed as error:
+            if not isinstance(error.__cause__, AnswerError):
+                raise
+            logging.error("the model cannot answer a request: %s", error.__cause__)
+            raise RequestError(500, str(error.__cause__)) from error

@@ -4,34 +4,46 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 """
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Body, Request
-from pydantic import BaseModel, Field, ValidationError
-from starlette.routing import BaseRoute
+from fastapi import APIRouter, Body, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import from_json
 
-from chassis.errors import RequestError
-from fast import FastRoute
-from schemas import FEATURES, MAX_ROWS, SENTENCES, SEVEN, Ink, Row, error_responses
+from chassis.errors import JSON, NOT_JSON, RequestError, find_body_error
+from chassis.limits import stop_if_gone
+from contract import CLASSES, EXAMPLE, NAME
+from schemas import KIND, MAX_ROWS, N_FEATURES, SENTENCES, Feature, Prediction, Row, error_responses
 from service import Service
 
-NAME, VERSION = "digits", "1"
-EXAMPLE = {"inputs": [{"name": "features", "shape": [1, FEATURES], "datatype": "FP32", "data": SEVEN}]}
+VERSION = "1"
+DATATYPE = {int: "INT64", float: "FP64", str: "BYTES"}[KIND]  # of a prediction
+EXAMPLES = [{"inputs": [{"name": "features", "shape": [1, N_FEATURES], "datatype": "FP32", "data": EXAMPLE}]}]
 
-Number = Literal[*("FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),]
-
-
-# They fail fast, or a body full of errors would take seconds to tell them all.
-Flat = Annotated[list[Ink], Field(fail_fast=True)]
+# They fail fast: to list every error of a body that is full of them would take seconds.
+Flat = Annotated[list[Feature], Field(fail_fast=True)]
 Nested = Annotated[list[Row], Field(fail_fast=True)]
+Rows = Annotated[int, Field(strict=True, ge=1)]
+Columns = Annotated[int, Field(strict=True, ge=N_FEATURES, le=N_FEATURES)]
 
 
 class Input(BaseModel):
     name: Literal["features"]
-    shape: tuple[Annotated[int, Field(strict=True, ge=1)], Literal[FEATURES]]
-    datatype: Number
+    shape: tuple[Rows, Columns]
+    datatype: Literal["FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"]
     data: Annotated[Flat | Nested, Field(union_mode="left_to_right")]
+
+    def rows(self) -> np.ndarray:
+        """Return rows of features, float32 of shape (n, features). Raises RequestError (400, 413)."""
+        if self.shape[0] > MAX_ROWS:
+            raise RequestError(413, SENTENCES[413])
+        data = np.array(self.data, dtype=np.float32)
+        if data.size != math.prod(self.shape):
+            raise RequestError(400, f"inputs[0].data has {data.size:,} numbers, which is not {self.shape}")
+        return data.reshape(self.shape)
 
 
 class RequestedOutput(BaseModel):
@@ -43,27 +55,11 @@ class InferRequest(BaseModel):
     inputs: tuple[Input]
     outputs: list[RequestedOutput] = Field([], max_length=2, description="all, unless some are named")
 
+    @model_validator(mode="before")
     @classmethod
-    def parse(cls, body: bytes) -> "InferRequest":
-        """Read the body of a request. RequestError with 400 or 413 if it is no such thing: the protocol has no 422."""
-        try:
-            request = cls.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            if first["type"] == "json_invalid" and "out of range" in first["msg"]:
-                raise RequestError(400, "a number in the body has too many digits") from error
-            if first["type"] == "json_invalid":
-                sentence = "the body is not JSON (tensors in binary are not taken: ask your client for JSON)"
-                raise RequestError(400, sentence) from error
-            parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]]
-            path = "".join(part for part in parts if not part.startswith(".list["))  # the form of `data` that was tried
-            raise RequestError(400, f"{path[1:] or 'the body'}: {first['msg'].lower()}") from error
-        (tensor,) = request.inputs
-        if tensor.shape[0] > MAX_ROWS:
-            raise RequestError(413, SENTENCES[413])
-        if np.size(tensor.data) != math.prod(tensor.shape):
-            raise RequestError(400, f"inputs[0].data has {np.size(tensor.data):,} numbers, which is not {tensor.shape}")
-        return request
+    def read_json(cls, body: Any) -> Any:
+        """Read a body that is not called JSON: clients of the protocol send it with any content type."""
+        return from_json(body) if isinstance(body, bytes) else body
 
 
 class Tensor(BaseModel):
@@ -73,7 +69,7 @@ class Tensor(BaseModel):
 
 
 class Output(Tensor):
-    data: list[float]
+    data: list[Prediction] | list[float]
 
 
 class InferResponse(BaseModel):
@@ -93,68 +89,82 @@ class ModelMetadata(BaseModel):
     outputs: list[Tensor]
 
 
-class InferRoute(FastRoute):
-    content_types = ()  # tritonclient sends none
+def explain(request: Request, error: RequestValidationError) -> RequestError:
+    """Make one sentence of what FastAPI found in a request. The protocol has no 415 and no 422: all of it is 400."""
+    first: dict[str, Any] = error.errors()[0]
+    whole = find_body_error(request, error)
+    if whole and whole.status == 422:
+        return RequestError(400, whole.sentence)
+    if whole or first["type"] == "value_error":
+        return RequestError(400, f"{NOT_JSON} (tensors in binary are not taken: ask your client for JSON)")
+    return RequestError(400, f"{describe_place(first['loc'][1:])}: {first['msg'].lower()}")
 
 
-def create_routes(service: Service) -> list[BaseRoute]:
-    """The routes of the protocol, of which /infer is a fast one."""
+def describe_place(parts: Sequence[int | str]) -> str:
+    """Write a place in a body as a client would: inputs[0].data[3]."""
+    named = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts]
+    # Pydantic also names the form of `data` that it tried, such as "list[...]".
+    return "".join(part for part in named if not part.startswith(".list["))[1:] or "the body"
+
+
+def create_router(service: Service) -> APIRouter:
+    """Return the routes of the protocol."""
+    # tritonclient sends no content type.
+    router = APIRouter(prefix="/v2", tags=["Open Inference Protocol V2"], strict_content_type=False)
     unready = error_responses(503)
-    tags = ["Open Inference Protocol V2"]
-    routes = APIRouter(prefix="/v2", tags=tags)
-    fast = APIRouter(prefix=f"/v2/models/{NAME}", tags=tags, route_class=InferRoute)
 
-    @routes.get("", summary="What the server is")
-    async def server_metadata() -> dict:
+    @router.get("", summary="What the server is")
+    async def server_metadata() -> dict[str, Any]:
         return {"name": "inferir", "version": VERSION, "extensions": []}
 
-    @routes.get("/health/live", summary="The server is up")
+    @router.get("/health/live", summary="The server is up")
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @routes.get("/health/ready", summary="The server can do its work", responses=unready)
+    @router.get("/health/ready", summary="The server can do its work", responses=unready)
     async def ready(request: Request) -> dict[str, bool]:
         service.require_ready(request)
         return {"ready": True}
 
-    @routes.get(f"/models/{NAME}/versions/{VERSION}", summary="What the model takes and gives", responses=unready)
-    @routes.get(f"/models/{NAME}", summary="What the model takes and gives", responses=unready)
+    @router.get(f"/models/{NAME}/versions/{VERSION}", summary="What the model takes and gives", responses=unready)
+    @router.get(f"/models/{NAME}", summary="What the model takes and gives", responses=unready)
     async def model_metadata() -> ModelMetadata:
-        loaded = service.require_model()
+        model = service.require_model()
+        outputs = [Tensor(name="prediction", datatype=DATATYPE, shape=[-1])]
+        if model.has_probabilities:
+            outputs.append(Tensor(name="probabilities", datatype="FP32", shape=[-1, len(CLASSES or [])]))
         return ModelMetadata(
-            platform="onnx_onnxv1" if loaded.format == "onnx" else "sklearn_joblib",
-            inputs=[Tensor(name="features", datatype="FP32", shape=[-1, FEATURES])],
-            outputs=[
-                Tensor(name="prediction", datatype="INT64", shape=[-1]),
-                Tensor(name="probabilities", datatype="FP32", shape=[-1, len(loaded.classes)]),
-            ],
+            platform="onnx_onnxv1" if model.format == "onnx" else "sklearn_joblib",
+            inputs=[Tensor(name="features", datatype="FP32", shape=[-1, N_FEATURES])],
+            outputs=outputs,
         )
 
-    @routes.get(f"/models/{NAME}/versions/{VERSION}/ready", summary="The model can predict", responses=unready)
-    @routes.get(f"/models/{NAME}/ready", summary="The model can predict", responses=unready)
-    async def model_ready(request: Request) -> dict:
+    @router.get(f"/models/{NAME}/versions/{VERSION}/ready", summary="The model can predict", responses=unready)
+    @router.get(f"/models/{NAME}/ready", summary="The model can predict", responses=unready)
+    async def model_ready(request: Request) -> dict[str, Any]:
         service.require_ready(request)
         return {"name": NAME, "ready": True}
 
-    declared = {
+    declared: dict[str, Any] = {
         "summary": "Predict",
         "response_model": InferResponse,
-        "responses": error_responses("4XX", 503),
-        "max_body_size": service.settings.max_body_bytes,
+        "responses": error_responses("4XX", 500, 503),
     }
 
-    @fast.post("/infer", **declared)
-    @fast.post(f"/versions/{VERSION}/infer", **declared)
-    async def infer(request: Annotated[InferRequest, Body(examples=[EXAMPLE])]):
-        rows = np.array(request.inputs[0].data, dtype=np.float32).reshape(-1, FEATURES)
-        digits, probabilities = await service.predict(rows)
-        outputs = [
-            {"name": "prediction", "datatype": "INT64", "shape": digits.shape, "data": digits},
-            {"name": "probabilities", "datatype": "FP32", "shape": probabilities.shape, "data": probabilities.ravel()},
+    @router.post(f"/models/{NAME}/infer", **declared)
+    @router.post(f"/models/{NAME}/versions/{VERSION}/infer", **declared)
+    async def infer(request: Request, body: Annotated[InferRequest, Body(examples=EXAMPLES)]) -> Response:
+        with stop_if_gone(request):
+            predictions, probabilities = await service.predict(body.inputs[0].rows())
+        outputs: list[dict[str, Any]] = [
+            {"name": "prediction", "datatype": DATATYPE, "shape": predictions.shape, "data": predictions.tolist()}
         ]
-        wanted = {output.name for output in request.outputs}
-        outputs = [output for output in outputs if not wanted or output["name"] in wanted]
-        reply = {"model_name": NAME, "model_version": VERSION, "outputs": outputs}
-        return reply if request.id is None else {"id": request.id, **reply}
+        if probabilities is not None:
+            shape, data = probabilities.shape, probabilities.ravel()
+            outputs.append({"name": "probabilities", "datatype": "FP32", "shape": shape, "data": data})
+        if wanted := {output.name for output in body.outputs}:
+            outputs = [output for output in outputs if output["name"] in wanted]
+        answer = {"model_name": NAME, "model_version": VERSION, "outputs": outputs}
+        return JSON(answer if body.id is None else {"id": body.id, **answer})
 
-    return [*routes.routes, *fast.routes]
+    return router

@@ -1,60 +1,106 @@
-"""Every error as {"error": "a sentence that a person can act on"}, whoever found it."""
+"""Answer every error with {"error": "a sentence that a person can act on"}, wherever it was found."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
 
 CLIENT_GONE = 499  # nobody reads this answer; it is for the log and the metrics, as in nginx
+NOT_JSON = "the body is not JSON"
+TOO_MANY_DIGITS = "a number in the body has too many digits"
+WRONG_TYPE = "send JSON, with the header Content-Type: application/json"
 
 
-class RequestError(Exception):
-    """A request that gets no answer but a status and a sentence."""
+class RequestError(HTTPException):
+    """A request is answered with a status and a sentence instead of a result. Keywords are headers: Retry_After="1"."""
 
     def __init__(self, status: int, sentence: str, **headers: str):
-        super().__init__(sentence)
+        super().__init__(status, sentence, {name.replace("_", "-"): value for name, value in headers.items()})
         self.status, self.sentence = status, sentence
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 class Error(BaseModel):
     error: str = Field(description="a sentence that says what to do")
 
 
-def documented(sentences: dict[int | str, str], *statuses: int | str) -> dict[int | str, dict]:
-    """The errors that a route may answer with, for the manual, each with one of `sentences` as an example."""
+class JSON(Response):
+    """A response that orjson writes: fast, and it can write NumPy arrays."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def documented(sentences: Mapping[int | str, str], *statuses: int | str) -> dict[int | str, dict[str, Any]]:
+    """Describe the errors that a route may answer with, for the manual, each with one of `sentences` as an example."""
     return {
         status: {"model": Error, "content": {"application/json": {"example": {"error": sentences[status]}}}}
         for status in statuses
     }
 
 
-def error_response(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps({"error": sentence}), status, headers, media_type="application/json")
+def error_response(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSON({"error": sentence}, status, headers)
 
 
-def answer_request_error(request: Request, refused: RequestError) -> Response:
-    return error_response(refused.status, refused.sentence, refused.headers)
+async def answer_request_error(request: Request, error: RequestError) -> Response:
+    return error_response(error.status, error.sentence, error.headers)
 
 
-def answer_http_error(request: Request, error: HTTPException) -> Response:
+async def answer_http_error(request: Request, error: AnyHTTPException) -> Response:
+    """Answer an error that FastAPI or Starlette found. Its cause says what made a body unreadable."""
+    cause = error.__cause__
+    if isinstance(cause, ClientDisconnect):
+        return await answer_disconnect(request, cause)
+    if type(cause) is ValueError:  # json.loads refuses a whole number of thousands of digits
+        too_long = {"type": "too_many_digits", "loc": ("body",), "msg": TOO_MANY_DIGITS, "input": None}
+        return await request.app.exception_handlers[RequestValidationError](request, RequestValidationError([too_long]))
+    if isinstance(cause, (UnicodeDecodeError, RecursionError)):
+        return error_response(400, NOT_JSON)
     return error_response(error.status_code, f"{error.detail}: {request.method} {request.scope['path']}", error.headers)
 
 
-def answer_invalid(request: Request, error: RequestValidationError) -> Response:
-    """What FastAPI has found in a request to a plain route."""
-    first = error.errors()[0]
-    return error_response(422, f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}")
+async def answer_disconnect(request: Request, error: ClientDisconnect) -> Response:
+    return error_response(CLIENT_GONE, "the client went away while it sent its body")
 
 
-def answer_bug(request: Request, error: Exception) -> Response:
+def find_body_error(request: Request, error: RequestValidationError) -> RequestError | None:
+    """Return what is wrong with a body as a whole: it is not JSON (400), or is not called JSON (415). None: neither."""
+    first: dict[str, Any] = error.errors()[0]
+    missing = first["type"] == "missing" and tuple(first["loc"]) == ("body",)
+    # FastAPI leaves a body as it is, in bytes, unless its content type is JSON.
+    if isinstance(error.body, bytes) or (missing and "json" not in request.headers.get("content-type", "")):
+        return RequestError(415, WRONG_TYPE)
+    if missing or first["type"] == "json_invalid":
+        return RequestError(400, NOT_JSON)
+    return RequestError(422, TOO_MANY_DIGITS) if first["type"] == "too_many_digits" else None
+
+
+async def answer_invalid(request: Request, error: RequestValidationError) -> Response:
+    """Answer a request that does not have the types of its route."""
+    first: dict[str, Any] = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    found = find_body_error(request, error) or RequestError(422, f"{place}: {first['msg'].lower()}")
+    return await answer_request_error(request, found)
+
+
+async def answer_bug(request: Request, error: Exception) -> Response:
     return error_response(500, "the service has failed on this request; its log says how")
 
 
-HANDLERS = {
+HANDLERS: dict[type[Exception] | int, Any] = {
     RequestError: answer_request_error,
-    HTTPException: answer_http_error,
+    AnyHTTPException: answer_http_error,
+    ClientDisconnect: answer_disconnect,
     RequestValidationError: answer_invalid,
     Exception: answer_bug,
 }
