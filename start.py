@@ -1,20 +1,22 @@
-"""Set inferir up, then hand over. Further arguments go to the program that takes over.
+"""Set inferir up, then hand over to a program. Further arguments go to that program.
 
-python3 start.py         open the first notebook in JupyterLab (the same as: start.py lab)
-python3 start.py test    run every test and every notebook, with pytest
-python3 start.py check   tell what this machine is ready for
+python3 start.py               open the first notebook in JupyterLab (the same as: start.py lab)
+python3 start.py test          run every test and every notebook; print how long each part takes
+python3 start.py test --quick  run the tests that need no Docker, no browser and no notebook
+python3 start.py test -k name  give arguments to pytest, which then runs once over tests/ and notebooks/
+python3 start.py check         tell what this machine is ready for
 """
-
-from __future__ import print_function
 
 import platform
 import sys
 
-# Every line of this file parses under any old Python, so that its user reads this sentence and not a SyntaxError.
+# Python 3.6 can parse this file, so that its user reads this sentence and not a SyntaxError.
 newest = 13 if (sys.platform, platform.machine()) == ("darwin", "x86_64") else 14  # onnxruntime has no more for it
 if not (3, 11) <= sys.version_info[:2] <= (3, newest):
-    sentence = "inferir needs Python 3.11 to 3.%d, this is %d.%d: get one from python.org and start this file with it"
-    sys.exit(sentence % ((newest,) + sys.version_info[:2]))
+    found = "{}.{}".format(*sys.version_info)
+    sys.exit(
+        f"inferir needs Python 3.11 to 3.{newest}, this is {found}: get one from python.org and start this file with it"
+    )
 
 import hashlib
 import os
@@ -32,16 +34,17 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "set-up-is-complete"
 DISK_GB = 2  # .venv and the downloads it came from
 FIRST_PAGE = "/lab/tree/notebooks/00_train_and_pickle.ipynb"
-LAB = ["jupyterlab", "--ServerApp.root_dir={}".format(ROOT), "--LabApp.default_url=" + FIRST_PAGE]
+LAB = ["-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", f"--LabApp.default_url={FIRST_PAGE}"]
 NO_NEWS = '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'  # or it asks when it opens
-PROGRAMS = {"lab": LAB, "test": ["pytest"]}
+EVERY_TEST, PYTEST = ["tests/run.py"], ["-m", "pytest"]
+COMMANDS = ["lab", "test", "check"]
 PORTS = {8000: "a step's door", 8001: "preprocess", 8002: "inference", 8012: "gRPC", 8003: "storage", 4222: "broker"}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome", "msedge"]  # on Windows, Edge is always there
 BROWSERS += ["/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"]
 BROWSERS += ["C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe"]
 
 
-def succeeds(*command):
+def succeeds(*command: "str | Path") -> bool:
     """Tell whether a command exists and exits with 0 within two minutes. What it prints is not shown."""
     try:
         return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=120).returncode == 0
@@ -49,33 +52,34 @@ def succeeds(*command):
         return False
 
 
-def fingerprint():
+def fingerprint() -> str:
     """What .venv has to be made from: this Python and the lock."""
-    return "{} {}".format(sys.version_info[:2], hashlib.sha256(LOCK.read_bytes()).hexdigest())
+    return f"{sys.version_info[:2]} {hashlib.sha256(LOCK.read_bytes()).hexdigest()}"
 
 
-def is_set_up():
+def is_set_up() -> bool:
     return STAMP.exists() and STAMP.read_text() == fingerprint() and succeeds(BIN / "python", "-c", "")
 
 
-def set_up():
-    """Make .venv anew from the lock, every download checked against its hash. Downloads stay in uv's own cache."""
+def set_up() -> None:
+    """Make a new .venv from the lock. Each download is checked against its hash, and kept in uv's own cache."""
     if shutil.disk_usage(ROOT).free < DISK_GB * 1e9:
-        sys.exit("The disk is nearly full: free {} GB, then run this again.".format(DISK_GB))
-    print("Setting up {} (once; about 290 MB to download)".format(VENV), flush=True)
-    deadline = time.monotonic() + 15  # what an interrupted set-up left running may still write there
+        sys.exit(f"The disk is nearly full: free {DISK_GB} GB, then run this again.")
+    print(f"Setting up {VENV} (once; about 310 MB to download)", flush=True)
+    deadline = time.monotonic() + 15  # a process of an interrupted set-up may still write there
     while VENV.exists():
         shutil.rmtree(VENV, ignore_errors=True)
         time.sleep(0.1)
         if time.monotonic() > deadline:
-            sys.exit("{} cannot be replaced: stop what runs from it, JupyterLab say, then run this again.".format(VENV))
-    uv, python = shutil.which("uv"), sys._base_executable  # sys.executable may be in the .venv just removed
-    if not succeeds(*([uv, "venv", "--python", python, VENV] if uv else [python, "-m", "venv", VENV])):
-        sys.exit("Python could not make {}: on Debian and Ubuntu, `apt install python3-venv` first.".format(VENV))
+            sys.exit(f"{VENV} cannot be replaced: stop what runs from it (JupyterLab?), then run this again.")
+    uv = shutil.which("uv")
+    python = getattr(sys, "_base_executable", sys.executable)  # sys.executable may be in the .venv just removed
+    if not (succeeds(uv, "venv", "--python", python, VENV) if uv else succeeds(python, "-m", "venv", VENV)):
+        sys.exit(f"Python could not make {VENV}: on Debian and Ubuntu, `apt install python3-venv` first.")
     if not uv:
         print("Fetching uv, which fetches the rest", flush=True)
-        uv, pinned = BIN / "uv", VENV / "uv.txt"
-        pinned.write_text(re.search(r"^uv==(.*\\\n)*.*", LOCK.read_text(), re.MULTILINE).group())
+        uv, pinned = str(BIN / "uv"), VENV / "uv.txt"
+        pinned.write_text("\n".join(re.findall(r"^uv==(?:.*\\\n)*.*", LOCK.read_text(), re.MULTILINE)))
         if subprocess.call([BIN / "python", "-m", "pip", "install", "--require-hashes", "--retries=1", "-r", pinned]):
             sys.exit("uv could not be downloaded: check the network and run this again, or install uv yourself.")
     if subprocess.call([uv, "pip", "sync", "--require-hashes", "--python", VENV, LOCK]):
@@ -85,39 +89,48 @@ def set_up():
     STAMP.write_text(fingerprint())
 
 
-def check():
-    """Print a line for each thing that inferir uses, with its remedy where it is missing."""
+def check() -> None:
+    """Print a line for each thing that inferir uses, with what to do where it is missing."""
 
-    def line(ok, thing, remedy=""):
-        print("ok    " + thing if ok else "todo  {}: {}".format(thing, remedy))
+    def line(ok: bool, thing: str, remedy: str = "") -> None:
+        print(f"ok    {thing}" if ok else f"todo  {thing}: {remedy}")
 
     free, done = shutil.disk_usage(ROOT).free / 1e9, is_set_up()
     line(True, "Python {}.{}.{}".format(*sys.version_info))
-    line(done or free > DISK_GB, "disk ({:.1f} GB free)".format(free), "free {} GB".format(DISK_GB))
+    line(done or free > DISK_GB, f"disk ({free:.1f} GB free)", f"free {DISK_GB} GB")
     line(done, "set-up", "run `python3 start.py` once, on a good network")
     for port, user in PORTS.items():
         with socket.socket() as probe:
             probe.settimeout(1)
             taken = probe.connect_ex(("127.0.0.1", port)) == 0
-        line(not taken, "port {} ({})".format(port, user), "stop the program that listens on it")
+        line(not taken, f"port {port} ({user})", "stop the program that listens on it")
     line(succeeds("docker", "info"), "Docker daemon (for containers)", "install Docker Desktop or Engine, and start it")
     line(succeeds("docker", "compose", "version"), "Docker Compose (for containers)", "it comes with Docker Desktop")
     line(any(map(shutil.which, BROWSERS)), "browser (for the browser tests)", "install Chrome or Chromium")
 
 
-def main(arguments):
+def program(command: str, arguments: list) -> list:
+    """What Python runs for a command: its own arguments."""
+    if command == "lab":
+        return LAB + arguments
+    return (EVERY_TEST if arguments in ([], ["--quick"]) else PYTEST) + arguments
+
+
+def main(arguments: list) -> int:
     command = "lab" if not arguments or arguments[0].startswith("-") else arguments.pop(0)
     if arguments[:1] in (["-h"], ["--help"]) and command == "lab":
-        return print(__doc__)
+        print(__doc__)
+        return 0
+    if command not in COMMANDS:
+        sys.exit(f"There is no `start.py {command}`: it is lab (or nothing), test or check.")
     if command == "check":
-        return check()
-    if command not in PROGRAMS:
-        sys.exit("There is no `start.py {}`: it is lab (or nothing), test or check.".format(command))
+        check()
+        return 0
     if not is_set_up():
         set_up()
     os.chdir(ROOT)
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process compiles scikit-learn anew, for three seconds
-    takes_over = [str(BIN / "python"), "-m"] + PROGRAMS[command] + arguments
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process compiles scikit-learn again, for three seconds
+    takes_over = [str(BIN / "python"), *program(command, arguments)]
     if os.name != "nt":
         os.execv(takes_over[0], takes_over)
     return subprocess.call(takes_over)  # Windows cannot put one program in the place of another

@@ -2,8 +2,7 @@
 
 import os
 import shutil
-import subprocess
-import sys
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +14,13 @@ from playwright.sync_api import sync_playwright
 
 import start
 from lab.launch import Service, launch, launch_pipeline, stop_all
+from trained import trained as kept_model
 
 ROOT = Path(__file__).parent.parent
 STEPS = ROOT / "steps"
+
+# A shell that starts the tests in the background has SIGINT ignored, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -41,28 +44,14 @@ def page(browser):
 
 
 def skip(reason: str) -> None:
-    """Skip a test for what this machine lacks; on the CI machine, which lacks nothing, fail it."""
+    """Skip a test because this machine lacks something. The CI machine lacks nothing: there, the test fails."""
     pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A function from a step's name to a folder with its freshly trained model. Copy it before you change it."""
-    folders: dict[str, Path] = {}
-
-    def train(step: str) -> Path:
-        step = step.partition("+")[0]
-        step = {"03_pipeline": "02_fastapi"}.get(step, step)  # its inference service trains with those very files
-        if step not in folders:
-            folder = tmp_path_factory.mktemp(step) / "model"
-            command = [sys.executable, "train.py"]
-            subprocess.run(
-                command, cwd=STEPS / step, env={**os.environ, "MODEL_DIR": str(folder)}, check=True, timeout=300
-            )
-            folders[step] = folder
-        return folders[step]
-
-    return train
+def trained() -> Callable[[str], Path]:
+    """A function from a step's name to a folder with its trained model. Copy it before you change it."""
+    return kept_model
 
 
 @contextmanager

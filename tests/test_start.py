@@ -138,7 +138,7 @@ def test_without_a_network_a_sentence_says_so(project, tmp_path, path):
     assert "check the network" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("version", [(2, 7, 18), (3, 10, 13), (3, 15, 0)])
+@pytest.mark.parametrize("version", [(3, 6, 15), (3, 10, 13), (3, 15, 0)])
 def test_another_python_is_told_which_to_get(version):
     code = f"import runpy, sys; sys.version_info = {version}; runpy.run_path('start.py', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], cwd=start.ROOT, **PIPES, timeout=60)
@@ -156,14 +156,20 @@ def test_on_a_mac_with_an_intel_processor_the_newest_python_is_3_13():
     assert done.stderr.startswith("inferir needs Python 3.11 to 3.13, this is 3.14"), done.stderr
 
 
-def test_start_py_keeps_to_syntax_that_any_python_can_parse():
-    nodes = list(ast.walk(ast.parse((start.ROOT / "start.py").read_text())))
-    newer = (ast.JoinedStr, ast.NamedExpr, ast.AnnAssign, ast.Match, ast.AsyncFunctionDef, ast.Nonlocal)
-    assert not [node.lineno for node in nodes if isinstance(node, newer)]
-    for call in (node for node in nodes if isinstance(node, ast.Call)):
-        assert not any(isinstance(argument, ast.Starred) for argument in call.args[:-1]), call.lineno
-    for literal in (node for node in nodes if isinstance(node, ast.List | ast.Tuple | ast.Set)):
-        assert not any(isinstance(element, ast.Starred) for element in literal.elts), literal.lineno
+def test_python_3_6_can_parse_start_py():
+    ast.parse((start.ROOT / "start.py").read_text(), feature_version=(3, 6))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begins"),
+    [
+        ([], ["tests/run.py"]),
+        (["--quick"], ["tests/run.py", "--quick"]),
+        (["-k", "name"], ["-m", "pytest", "-k", "name"]),
+    ],
+)
+def test_without_arguments_of_pytest_every_part_is_run(arguments, begins):
+    assert start.program("test", arguments) == begins
 
 
 def test_a_full_disk_is_told_before_anything_is_removed(tmp_path, monkeypatch):

@@ -1,0 +1,159 @@
+"""Every test, with the seconds that each part takes: python3 start.py test
+
+--quick leaves out what needs Docker, a browser or a notebook.
+
+A part is one pytest process. Two lanes work side by side: one begins with the parts that need Docker, the other with
+the rest, and the lane that ends first helps the other. What compares times has the machine to itself, at the end. What
+a part prints is shown when it ends. A file of tests or a notebook that is not named here is a part of "the rest".
+"""
+
+import collections
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trained import ROOT, trained
+
+DOCKER = ["notebooks/04_*.ipynb", "tests/test_containers.py", "tests/test_images.py", "steps/04_docker/tests"]
+ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "steps/04_docker/tests/test_scaling.py"]
+QUICK = ["steps/0[123]*/tests", "steps/0[123]*/*/tests"]
+QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "locks", "notebooks", "project", "run", "stubs")]
+TOGETHER = QUICK  # files of one folder that share a process, since each takes a second or two
+PORTS = ["20000-24999", "25000-29999"]  # of each lane: two services must not get the same
+
+
+@dataclass
+class Part:
+    """Some files of tests in one folder, run by one pytest process."""
+
+    folder: Path
+    files: list[str]
+    seconds: float = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    failed: bool = False
+
+    @property
+    def name(self) -> str:
+        inside = self.folder.relative_to(ROOT).as_posix()
+        if len(self.files) == 1:
+            return self.files[0] if inside == "." else f"{inside}/{self.files[0]}"
+        return "tests (the short ones)" if inside == "." else f"{inside}/tests"
+
+    def run(self, ports: str) -> str:
+        """Run the part and return what it printed."""
+        env = {**os.environ, "FREE_PORTS": ports}
+        if re.match("0[123]", self.folder.name) or self.folder.parent.name == "03_pipeline":
+            env["TRAINED_MODEL"] = str(trained(self.folder.relative_to(ROOT / "steps").as_posix()))
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *self.files]
+        command += ["--color=yes"] if sys.stdout.isatty() else []
+        begin = time.monotonic()
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.seconds = time.monotonic() - begin
+        printed = done.stdout.decode(errors="replace")
+        self.counts = count(printed)
+        self.failed = done.returncode != 0
+        if self.failed and not self.counts["failed"] + self.counts["error"]:
+            self.counts["error"] += 1  # it ended before it could count, or found no test
+        return printed
+
+
+def count(printed: str) -> Counter[str]:
+    """The numbers in the last line of pytest: passed, failed, error, skipped and so on."""
+    lines = re.sub(r"\x1b\[[\d;]*m", "", printed).splitlines()
+    closing = next((line for line in reversed(lines) if re.search(r" in [\d.]+s\b", line)), "")
+    found = re.findall(r"(\d+) (passed|failed|error|skipped|deselected|xfailed|xpassed|warning)s?\b", closing)
+    return Counter({kind: int(number) for number, kind in found})
+
+
+def files(*patterns: str) -> set[str]:
+    """The files of tests and the notebooks that these patterns name, relative to the repository."""
+    found: set[Path] = set()
+    for path in (path for pattern in patterns for path in ROOT.glob(pattern)):
+        found |= set(path.glob("test_*.py")) if path.is_dir() else {path}
+    return {path.relative_to(ROOT).as_posix() for path in found}
+
+
+def parts(names: set[str]) -> list[Part]:
+    """The parts that run these files. The tests of a service share a process, and so do the short ones of tests/."""
+    groups = collections.defaultdict(list)
+    for name in sorted(names):
+        folder, _, inside = name.rpartition("tests/")
+        if folder:
+            groups[folder].append(f"tests/{inside}")
+        else:
+            groups["short" if name in files(*TOGETHER) else name].append(name)
+    return [Part(ROOT / key if key.endswith("/") else ROOT, group) for key, group in groups.items()]
+
+
+def plan(quick: bool) -> list[list[list[Part]]]:
+    """The stages, one after the other, each with the lanes that work side by side in it and what they begin with."""
+    if quick:
+        return [[parts(files(*QUICK)), []]]
+    alone, docker = files(*ALONE), files(*DOCKER) - files(*ALONE)
+    rest = files("tests", "notebooks/*.ipynb", "steps/*/tests", "steps/*/*/tests") - alone - docker
+    return [[parts(rest), parts(docker)], [parts(alone)]]
+
+
+def work(lanes: list[collections.deque[Part]], lane: int, lock: threading.Lock) -> None:
+    """Run the parts of a lane, then those of the other one."""
+    while True:
+        with lock:
+            left = lanes[lane] or lanes[lane - 1]
+            if not left:
+                return
+            part = left.popleft()
+        printed = part.run(PORTS[lane])
+        with lock:
+            print(f"\n=== {part.name}, {part.seconds:.0f} s\n{printed}", end="", flush=True)
+
+
+def run(stages: list[list[list[Part]]]) -> None:
+    lock = threading.Lock()
+    for stage in stages:
+        lanes = [collections.deque(parts) for parts in stage]
+        with ThreadPoolExecutor(len(lanes)) as threads:
+            try:
+                for working in [threads.submit(work, lanes, lane, lock) for lane in range(len(lanes))]:
+                    working.result()
+            finally:
+                for lane in lanes:
+                    lane.clear()  # after an interrupt, which pytest gets too, nothing new is started
+
+
+def report(done: list[Part], seconds: float) -> bool:
+    """Print the seconds of each part, the longest first, and a closing line like pytest's. Tell whether all passed."""
+    print("\nseconds  part")
+    for part in sorted(done, key=lambda part: -part.seconds):
+        print(f"{part.seconds:7.0f}  {part.name}{'  FAILED' if part.failed else ''}")
+    total = sum((part.counts for part in done), Counter())
+    kinds = [kind for kind in ("failed", "error", "passed", "skipped", "xfailed", "xpassed") if total[kind]]
+    said = ", ".join(f"{total[kind]} {kind}" for kind in kinds)
+    print(f" {said} in {seconds:.2f}s ({int(seconds) // 60} min {seconds % 60:.0f} s) ".center(100, "="))
+    return not any(part.failed for part in done)
+
+
+def main(arguments: list[str]) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background ignores it
+    begin, stages = time.monotonic(), plan("--quick" in arguments)
+    run(stages)
+    passed = report([part for stage in stages for lane in stage for part in lane], time.monotonic() - begin)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

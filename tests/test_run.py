@@ -1,0 +1,74 @@
+"""tests/run.py: every test is in one part, and a failure in any of them is seen."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import run
+
+
+def names(quick: bool) -> list[str]:
+    """The files that are run, one entry for each time."""
+    everything = [part for stage in run.plan(quick) for lane in stage for part in lane]
+    return [(part.folder / file).relative_to(run.ROOT).as_posix() for part in everything for file in part.files]
+
+
+def test_every_file_of_tests_and_every_notebook_is_run_once():
+    hidden = {".venv", ".cache", "node_modules"}
+    found = [*run.ROOT.rglob("test_*.py"), *run.ROOT.rglob("*.ipynb")]
+    found = [path.relative_to(run.ROOT) for path in found]
+    assert sorted(names(quick=False)) == sorted(path.as_posix() for path in found if not hidden & {*path.parts})
+
+
+def test_the_quick_ones_are_some_of_them_and_need_no_docker_no_browser_and_no_notebook():
+    quick = set(names(quick=True))
+    assert quick < set(names(quick=False))
+    assert not quick & run.files(*run.DOCKER, *run.ALONE)
+    assert not [name for name in quick if name.endswith(".ipynb") or "browser" in name or "page" in name]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A folder with two tests that pass and three that do not."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    tests = {"pass": "def test_1(): pass\ndef test_2(): pass", "fail": "def test_3(): assert False"}
+    tests |= {"break": "import nothing", "crash": "import os\ndef test_4(): os._exit(1)"}
+    for name, code in tests.items():
+        (tmp_path / f"test_{name}.py").write_text(code + "\n")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("pass", {"passed": 2}),
+        ("fail", {"failed": 1}),
+        ("break", {"error": 1}),
+        ("crash", {"error": 1}),
+        ("is_not_there", {"error": 1}),
+    ],
+)
+def test_the_tests_of_a_part_are_counted(project, name, counts):
+    part = run.Part(project, [f"test_{name}.py"])
+    part.run(run.PORTS[0])
+    assert part.counts == counts
+    assert part.failed == (name != "pass")
+
+
+def test_one_part_that_fails_fails_all_and_shows_in_the_closing_line(project, capsys):
+    parts = [run.Part(project, ["test_fail.py"]), run.Part(project, ["test_pass.py"])]
+    run.run([[parts, []]])
+    assert run.report(parts, 61.5) is False
+    printed = capsys.readouterr().out
+    assert re.search(r"^ +\d+  test_fail\.py  FAILED$", printed, re.MULTILINE)
+    assert re.fullmatch(r"=+ 1 failed, 2 passed in 61\.50s \(1 min 2 s\) =+", printed.splitlines()[-1])
+    assert "assert False" in printed
+    assert run.report(parts[1:], 1) is True
+
+
+def test_colours_and_warnings_do_not_hide_the_counts():
+    line = "\x1b[31m\x1b[1m1 failed\x1b[0m, \x1b[32m12 passed\x1b[0m, 3 warnings, 2 errors in 0.10s\x1b[0m\n"
+    assert run.count(f"2 passed\n{line}") == Counter(failed=1, passed=12, warning=3, error=2)
