@@ -132,7 +132,7 @@ def test_a_service_that_is_gone_takes_only_its_own_work_along(pipeline, name, ho
                 assert reply.json()["error"].startswith(name), reply.text
         health = pipeline.get("/services").json()
         assert [service for service in BEHIND if not health[service]["ready"]] == [name]
-        assert pipeline.get("/readyz").status_code == (503 if name == "inference" else 200)
+        assert pipeline.get("/readyz").status_code == 200  # the gateway itself may get requests
     finally:
         if how == "killed":
             pipeline.services[name].restart()

@@ -193,6 +193,7 @@ def launch_pipeline(
         env["INFERENCE_URL"] = f"grpc://127.0.0.1:{env['GRPC_PORT']}"
     if "nats" in wires:
         services["broker"] = Broker(STEPS / step, env["BROKER_DIR"], free_port())
+        env["STORAGE_HTTP_URL"] = env["STORAGE_URL"]  # lists and the summary do not go through the broker
         env["STORAGE_URL"] = env["NATS_URL"] = services["broker"].url
     with ThreadPoolExecutor() as starts:  # all at once, in any order
         begun = {

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 import sqlite3
 import time
@@ -139,10 +140,11 @@ def audit(answers: list[Answer], database: str) -> Audit:
 
 
 def metric(service: Service, name: str) -> float:
-    """The sum of a service's metric, over its labels."""
+    """The sum of a service's metric, over its labels; not a number if the service does not have it just now."""
     with urllib.request.urlopen(service.url + "/metrics", timeout=5) as reply:
         families = text_string_to_metric_families(reply.read().decode())
-        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+        values = [sample.value for family in families for sample in family.samples if sample.name == name]
+        return sum(values) if values else math.nan
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
