@@ -12,24 +12,26 @@ import numpy as np
 import orjson
 import uvicorn
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import model
-from schemas import FEATURES, InferirRequest
+from schemas import N_FEATURES, InferirRequest
 
 loaded = model.load(Path(os.environ["MODEL_DIR"]), os.environ["MODEL_FORMAT"])
 
 
-async def inferir(request):
+async def inferir(request: Request) -> Response:
     body = await request.body()
     begin = perf_counter()
-    rows = np.array(InferirRequest.parse(body).features, dtype=np.float32).reshape(-1, FEATURES)
+    features = InferirRequest.model_validate(orjson.loads(body)).features
+    rows = np.array(features, dtype=np.float32).reshape(-1, N_FEATURES)
     read = perf_counter()
-    probabilities = loaded.predict(rows)
+    output = loaded.predict(rows)
     predicted = perf_counter()
-    digits = loaded.classes[probabilities.argmax(axis=1)]
-    answer = {"prediction": digits, "probabilities": probabilities, "model": loaded.info}
+    predictions, probabilities = loaded.decode(output)
+    answer = {"prediction": predictions.tolist(), "probabilities": probabilities, "model": loaded.info}
     chosen = perf_counter()
     orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     written = perf_counter()
@@ -37,7 +39,7 @@ async def inferir(request):
     return JSONResponse({part: 1000 * took for part, took in seconds.items()})
 
 
-async def livez(request):
+async def livez(request: Request) -> Response:
     return JSONResponse({"status": "alive"})
 
 
