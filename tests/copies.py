@@ -15,7 +15,7 @@ INFERENCE = [
     *("requirements.txt", "sample_request.json"),
 ]
 # what both ends of a gRPC call speak
-PROTOCOL = ["open_inference.proto", "open_inference_pb2.py", "open_inference_pb2_grpc.py"]
+PROTOCOL = ["open_inference.proto", *(f"open_inference_{end}" for end in ("pb2.py", "pb2.pyi", "pb2_grpc.py"))]
 
 # original: its copies. Edit originals only.
 COPIES = {

@@ -1,4 +1,4 @@
-"""The code of gRPC that is committed: is it what the compiler makes, and does it say what the standard says?"""
+"""The committed code of gRPC is what the compiler makes, and the .proto agrees with the standard."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from grpc_tools import protoc
 
 import stubs
 
-# A process cannot import this beside ours: both describe the same messages.
+# In a process of its own: one process cannot import two modules that define the same messages.
 PRINT_THEIRS = """
 import sys
 from tritonclient.grpc import service_pb2
@@ -28,7 +28,7 @@ def test_the_committed_code_is_what_the_compiler_makes_of_the_proto(name, tmp_pa
 def test_a_proto_that_the_compiler_refuses_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "broken.proto").write_text("this is no proto")
     monkeypatch.setattr(stubs, "PROTO", tmp_path / "broken.proto")
-    with pytest.raises(RuntimeError, match="the compiler says above why"):
+    with pytest.raises(RuntimeError, match="the compiler has refused the .proto"):
         stubs.generate(tmp_path)
 
 

@@ -1,15 +1,17 @@
-"""What every call over gRPC gets: an id, a code and a sentence if it fails, a measurement, a line in the log.
+"""What every gRPC call gets: an id, a status code and a sentence if it fails, a measurement, a line in the log.
 
-It is for calls what telemetry.py and errors.py are for requests.
+It does for calls what chassis/telemetry.py and chassis/errors.py do for HTTP requests.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from time import perf_counter
+from typing import cast
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 from prometheus_client import Histogram
 
@@ -17,43 +19,57 @@ from chassis import telemetry
 from chassis.errors import RequestError
 
 SECONDS = Histogram(
-    "grpc_request_duration_seconds", "From request to reply", ["method", "code"], buckets=telemetry.SECONDS
+    "grpc_request_duration_seconds", "From request to response", ["method", "code"], buckets=telemetry.SECONDS
 )
-# asked every few seconds; in the log if they fail
-PROBES = ("ServerLive", "ServerReady", "ModelReady", "ModelMetadata", "Check")
+PROBES = ("ServerLive", "ServerReady", "ModelReady", "ModelMetadata", "Check")  # logged only if they fail
 
-# of what a method refuses by a status of HTTP
-CODES = {400: StatusCode.INVALID_ARGUMENT, 404: StatusCode.NOT_FOUND, 503: StatusCode.UNAVAILABLE}
+# the gRPC code for the HTTP status of a RequestError
+CODES = {
+    400: StatusCode.INVALID_ARGUMENT,
+    404: StatusCode.NOT_FOUND,
+    500: StatusCode.INTERNAL,
+    503: StatusCode.UNAVAILABLE,
+}
+
+Handler = grpc.RpcMethodHandler
+# What a handler holds. grpc's own types are those of its synchronous server.
+Method = Callable[[Message, grpc.aio.ServicerContext], Awaitable[Message]]
+Deserializer = Callable[[bytes], Message]
 
 
-class Calls(grpc.aio.ServerInterceptor):
-    """Goes around every method. `under_way` holds the calls whose replies have not gone yet."""
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method. `in_flight` holds the calls that have no response yet."""
 
-    def __init__(self):
-        self.under_way = set[asyncio.Task]()
+    def __init__(self) -> None:
+        self.in_flight = set[asyncio.Task]()
 
-    async def intercept_service(self, continuation, details):
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        details: grpc.HandlerCallDetails,
+    ) -> Handler:
         handler, label = await continuation(details), details.method.rpartition("/")[2]
-        if not handler:  # clients make up methods without end, and each label is kept for ever
+        if not handler:  # one label for all unknown methods: each label takes memory for ever
             handler, label = grpc.unary_unary_rpc_method_handler(unknown, bytes), "other"
-        if handler.response_streaming:  # the health service's Watch, which goes on for as long as its client likes
+        if handler.response_streaming:  # Watch of the health service, which ends when its client ends it
             return handler
-        task = asyncio.current_task()
-        self.under_way.add(task)
-        task.add_done_callback(self.under_way.discard)
+        if task := asyncio.current_task():
+            self.in_flight.add(task)
+            task.add_done_callback(self.in_flight.discard)
+        method, deserialize = cast(Method, handler.unary_unary), cast(Deserializer, handler.request_deserializer)
 
-        async def answer(body: bytes, context: grpc.aio.ServicerContext):
+        async def answer(body: bytes, context: grpc.aio.ServicerContext) -> Message | None:
             begin, client = perf_counter(), context.peer()
-            code = StatusCode.CANCELLED  # if the client does not wait for the end, be it for its deadline
-            sent = [value.encode() for name, value in details.invocation_metadata if name == "x-request-id"]
+            code = StatusCode.CANCELLED  # if the client does not wait for the end
+            sent = [str(value).encode() for name, value in details.invocation_metadata if name == "x-request-id"]
             own_id = telemetry.id_of([(b"x-request-id", value) for value in sent], longest=4096)
             telemetry.request_id.set(own_id)
-            context.set_trailing_metadata([("x-request-id", own_id)])
+            context.set_trailing_metadata((("x-request-id", own_id),))
             try:
-                reply = await handler.unary_unary(handler.request_deserializer(body), context)
+                response = await method(deserialize(body), context)
                 code = StatusCode.OK
-                return reply
-            except grpc.aio.AbortError:  # the health service's
+                return response
+            except grpc.aio.AbortError:  # from the health service
                 code = context.code()
                 raise
             except Exception as error:
@@ -67,18 +83,18 @@ class Calls(grpc.aio.ServerInterceptor):
                     telemetry.log_lines.write(line | {"ms": round(1000 * took, 3)})
             await context.abort(code, sentence)
 
-        # It takes the message as it came: one that cannot be read is an error to explain like any other.
+        # It deserializes the message itself, so that a damaged one is explained like any other error.
         return grpc.unary_unary_rpc_method_handler(answer, None, handler.response_serializer)
 
 
-async def unknown(request: bytes, context: grpc.aio.ServicerContext):
+async def unknown(request: bytes, context: grpc.aio.ServicerContext) -> None:
     raise NotImplementedError
 
 
 def explain(error: Exception, method: str) -> tuple[StatusCode, str]:
-    """The code and the sentence for what a method has raised."""
+    """Return the status code and the sentence for an error of a method."""
     match error:
-        case RequestError(headers={"Retry-After": _}):  # too much for now; a model that is unfit stays so
+        case RequestError(headers={"Retry-After": _}):  # too many requests now; an unusable model has no Retry-After
             return StatusCode.RESOURCE_EXHAUSTED, error.sentence
         case RequestError():
             return CODES[error.status], error.sentence

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over gRPC: the same model and the same batches, for clients that call in binary.
+"""The Open Inference Protocol over gRPC: the same model and the same batches, for clients that send binary messages.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_grpc.md
 """
@@ -9,44 +9,33 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
-import numpy as np
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+import grpc_tensors
 import open_inference_pb2 as pb
 import open_inference_pb2_grpc as pb_grpc
 from chassis.errors import RequestError
-from grpc_interceptor import Calls
-from schemas import FEATURES, MAX_ROWS, SENTENCES
+from contract import NAME
+from grpc_interceptor import CallInterceptor
+from schemas import N_FEATURES
 from service import STOP_SECONDS, Service
-from v2 import NAME, VERSION
-
-OUTPUTS = {"prediction": "INT64", "probabilities": "FP32"}
+from settings import Settings
+from v2 import VERSION
 
 
 @asynccontextmanager
-async def door(service: Service) -> AsyncIterator[int | None]:
-    """Take calls at GRPC_PORT for as long as the block runs, and then answer those under way. Gives the port.
+async def serve(service: Service) -> AsyncIterator[int | None]:
+    """Answer calls at GRPC_PORT while the block runs, then finish the calls in flight. Yields the port.
 
-    Without GRPC_PORT there is no door. RuntimeError if another program has the port.
+    Without GRPC_PORT, it does nothing. Raises RuntimeError if another program uses the port.
     """
     settings = service.settings
     if settings.grpc_port is None:
         yield None
         return
-    options = {
-        "grpc.max_receive_message_length": settings.max_body_bytes,
-        # Who has to connect anew looks for new replicas, too.
-        "grpc.max_connection_age_ms": round(1000 * settings.max_connection_age_seconds),
-        "grpc.max_connection_age_grace_ms": 1000 * STOP_SECONDS,
-        # Two services that have the same port by mistake would share it.
-        "grpc.so_reuseport": int(settings.workers > 1),
-        # How often clients may ask whether we are still there, and that they may do it between calls.
-        "grpc.http2.min_ping_interval_without_data_ms": 10_000,
-        "grpc.keepalive_permit_without_calls": 1,
-    }
-    calls = Calls()
-    server = grpc.aio.server(interceptors=[calls], options=list(options.items()))
+    interceptor = CallInterceptor()
+    server = grpc.aio.server(interceptors=[interceptor], options=options(settings))
     pb_grpc.add_GRPCInferenceServiceServicer_to_server(OpenInference(service), server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
@@ -66,104 +55,91 @@ async def door(service: Service) -> AsyncIterator[int | None]:
         yield port
     finally:
         await status.enter_graceful_shutdown()
-        # Those under way are waited for, but not those who watch our health: they would stay.
-        leaving = asyncio.create_task(server.stop(STOP_SECONDS))
-        await asyncio.wait([leaving], timeout=0.1)
-        if calls.under_way:
-            await asyncio.wait(calls.under_way, timeout=STOP_SECONDS)
-        await server.stop(None)
-        await leaving
+        await stop(server, interceptor)
+
+
+def options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        # A client that connects again also finds new replicas.
+        ("grpc.max_connection_age_ms", round(1000 * settings.max_connection_age_seconds)),
+        ("grpc.max_connection_age_grace_ms", 1000 * STOP_SECONDS),
+        # Only workers of one service share a port. Without this, two services with the same port would share it, too.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
+        # Clients may send a ping every 10 seconds, also between calls.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+async def stop(server: grpc.aio.Server, interceptor: CallInterceptor) -> None:
+    """Take no new calls, and wait for those in flight. Do not wait for clients that watch the health: they stay."""
+    stopping = asyncio.create_task(server.stop(STOP_SECONDS))
+    await asyncio.wait([stopping], timeout=0.1)
+    if interceptor.in_flight:
+        await asyncio.wait(interceptor.in_flight, timeout=STOP_SECONDS)
+    await server.stop(None)
+    await stopping
 
 
 class OpenInference(pb_grpc.GRPCInferenceServiceServicer):
-    """The methods of the protocol. What they raise, calls.py makes a code and a sentence of."""
+    """The methods of the protocol. grpc_interceptor.py turns what they raise into a status code and a sentence."""
 
     def __init__(self, service: Service):
         self._service = service
 
-    async def ServerLive(self, request, context):
+    async def ServerLive(
+        self, request: pb.ServerLiveRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, request, context):
+    async def ServerReady(
+        self, request: pb.ServerReadyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._service.model is not None)
 
-    async def ServerMetadata(self, request, context):
+    async def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="inferir", version=VERSION)
 
-    async def ModelReady(self, request, context):
+    async def ModelReady(
+        self, request: pb.ModelReadyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelReadyResponse:
         require_known(request.name, request.version)
         return pb.ModelReadyResponse(ready=self._service.model is not None)
 
-    async def ModelMetadata(self, request, context):
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelMetadataResponse:
         require_known(request.name, request.version)
-        loaded = self._service.require_model()
+        model = self._service.require_model()
         tensor = pb.ModelMetadataResponse.TensorMetadata
         return pb.ModelMetadataResponse(
             name=NAME,
             versions=[VERSION],
-            platform="onnx_onnxv1" if loaded.format == "onnx" else "sklearn_joblib",
-            inputs=[tensor(name="features", datatype="FP32", shape=[-1, FEATURES])],
-            outputs=[
-                tensor(name="prediction", datatype=OUTPUTS["prediction"], shape=[-1]),
-                tensor(name="probabilities", datatype=OUTPUTS["probabilities"], shape=[-1, len(loaded.classes)]),
-            ],
+            platform="onnx_onnxv1" if model.format == "onnx" else "sklearn_joblib",
+            inputs=[tensor(name="features", datatype="FP32", shape=[-1, N_FEATURES])],
+            outputs=[tensor(**output) for output in grpc_tensors.describe_outputs(model)],
         )
 
-    async def ModelInfer(self, request, context):
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelInferResponse:
         require_known(request.model_name, request.model_version)
-        wanted = read_outputs(request)
-        digits, probabilities = await self._service.predict(read_rows(request))
-        reply = pb.ModelInferResponse(model_name=NAME, model_version=VERSION, id=request.id)
-        for key, value in self._service.model.info.items():
-            reply.parameters[key].string_param = value
-        for name, tensor in (("prediction", digits.astype("<i8")), ("probabilities", probabilities.astype("<f4"))):
-            if name in wanted:
-                reply.outputs.add(name=name, datatype=OUTPUTS[name], shape=tensor.shape)
-                reply.raw_output_contents.append(tensor.tobytes())
-        return reply
+        model = self._service.require_model()
+        wanted = grpc_tensors.choose_outputs(request, model)
+        predictions, probabilities = await self._service.predict(grpc_tensors.read_rows(request))
+        response = pb.ModelInferResponse(model_name=NAME, model_version=VERSION, id=request.id)
+        for key, value in model.info.items():
+            response.parameters[key].string_param = value
+        for name, array in (("prediction", predictions), ("probabilities", probabilities)):
+            if array is not None and name in wanted:
+                grpc_tensors.add_output(response, name, array)
+        return response
 
 
 def require_known(name: str, version: str) -> None:
+    """Raises RequestError (404) if this is not the name and the version of the model."""
     if name != NAME or version not in ("", VERSION):
         raise RequestError(404, f"there is no such model: ask for {NAME}, version {VERSION}")
-
-
-def read_outputs(request: pb.ModelInferRequest) -> set[str]:
-    """The names of the outputs that the client wants. RequestError with 400 if there are no such outputs."""
-    wanted = {output.name for output in request.outputs[: len(OUTPUTS) + 1]}
-    if len(request.outputs) > len(OUTPUTS) or not wanted <= OUTPUTS.keys():
-        raise RequestError(400, f"outputs: ask for {' and '.join(OUTPUTS)}, or for none to get both")
-    return wanted or set(OUTPUTS)
-
-
-def read_rows(request: pb.ModelInferRequest) -> np.ndarray:
-    """The features, float32 of shape (n, 64). RequestError with 400 if they are no such thing."""
-    if [tensor.name for tensor in request.inputs[:2]] != ["features"]:
-        raise RequestError(400, "inputs: send one tensor, with the name features")
-    (tensor,), raw = request.inputs, request.raw_input_contents
-    if tensor.datatype != "FP32":
-        raise RequestError(400, f"inputs[0].datatype must be FP32, not {tensor.datatype[:20]!r}")
-    if len(tensor.shape) != 2 or tensor.shape[0] < 1 or tensor.shape[1] != FEATURES:
-        raise RequestError(
-            400, f"inputs[0].shape must be [n, {FEATURES}] with at least one row, not {tensor.shape[:4]}"
-        )
-    if tensor.shape[0] > MAX_ROWS:
-        raise RequestError(400, SENTENCES[413])
-    if len(raw) + tensor.HasField("contents") != 1:
-        raise RequestError(400, "send the numbers once: in inputs[0].contents or in raw_input_contents")
-
-    size = tensor.shape[0] * FEATURES
-    if raw and len(raw[0]) != 4 * size:
-        raise RequestError(
-            400, f"raw_input_contents[0] has {len(raw[0]):,} bytes, and {tensor.shape} takes {4 * size:,}"
-        )
-    if not raw and len(tensor.contents.fp32_contents) != size:
-        count = len(tensor.contents.fp32_contents)
-        raise RequestError(400, f"inputs[0].contents.fp32_contents has {count:,} numbers, which is not {tensor.shape}")
-    flat = np.frombuffer(raw[0], "<f4") if raw else np.array(tensor.contents.fp32_contents, np.float32)
-    fit = (flat >= 0) & (flat <= 16)  # which NaN is not
-    if not fit.all():
-        place = int(fit.argmin())
-        row, column = divmod(place, FEATURES)
-        raise RequestError(400, f"features[{row}][{column}] must be a number from 0 to 16, not {flat[place]:g}")
-    return flat.reshape(-1, FEATURES)

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from changing import copy_steps
-from stack import PIPELINE, Stack, wait_until
+from stack import Stack, wait_until
 
 PYTHON = ["gateway", "preprocess", "inference", "storage"]
 BUILT = [*PYTHON, "broker"]
@@ -138,13 +138,15 @@ def test_every_container_has_limits_and_no_privilege(containers):
         assert binds == ([("/run/secrets/api_key", False)] if service == "gateway" else [])
 
 
-def test_docker_waits_longer_than_a_service_takes_to_stop(containers):
+def test_docker_waits_longer_than_a_service_takes_to_stop(stack, containers):
     for service in PYTHON:
         config = containers[service]["Config"]
         assert not [setting for setting in config["Env"] if setting.startswith("DRAIN_SECONDS=")]
-        drain = re.search(r"drain_seconds: float = Field\((\d+),", (PIPELINE / service / "settings.py").read_text())[1]
+        drain = re.search(
+            r"drain_seconds: float = Field\((\d+),", (stack.services / service / "settings.py").read_text()
+        )[1]
         answers = re.search(
-            r"timeout_graceful_shutdown=(\d+),", (PIPELINE / service / "chassis/server.py").read_text()
+            r"timeout_graceful_shutdown=(\d+),", (stack.services / service / "chassis/server.py").read_text()
         )[1]
         assert config["StopTimeout"] > int(drain) + int(answers)
     assert min(containers[service]["Config"]["StopTimeout"] for service in ("broker", "database")) >= 30
@@ -286,7 +288,7 @@ def images(stack, password):
     """The files that each image adds to its base; and for each text, the files in which it was found."""
     of_base = {}
     for service in BUILT:
-        base = re.search(r"^ARG \w+=(\S+)", (PIPELINE / service / "Dockerfile").read_text())[1]
+        base = re.search(r"^ARG \w+=(\S+)", (stack.services / service / "Dockerfile").read_text())[1]
         of_base[service] = stack.inspect(base)["RootFS"]["Layers"]
         layers = stack.inspect(stack.image(service))["RootFS"]["Layers"]
         assert layers[: len(of_base[service])] == of_base[service]
@@ -337,14 +339,16 @@ def test_no_layer_of_an_image_holds_a_secret(images):
 
 
 @pytest.mark.parametrize("service", PYTHON)
-def test_an_image_holds_the_service_and_what_its_lock_pins(images, service):
+def test_an_image_holds_the_service_and_what_its_lock_pins(stack, images, service):
     files = {name: member for name, member in images[0][service].items() if not member.isdir()}
     model = ["model/manifest.json", "model/model.onnx"] if service == "inference" else []
-    code = [path for pattern in ("*.py", "chassis/*.py", "static/*") for path in (PIPELINE / service).glob(pattern)]
-    expected = {*model, *(path.relative_to(PIPELINE / service).as_posix() for path in code)}
+    code = [
+        path for pattern in ("*.py", "chassis/*.py", "static/*") for path in (stack.services / service).glob(pattern)
+    ]
+    expected = {*model, *(path.relative_to(stack.services / service).as_posix() for path in code)}
     assert {name.removeprefix("service/") for name in files if not name.startswith("venv/")} == expected
     lock = "requirements-onnx.lock" if service == "inference" else "requirements.lock"
-    pinned = {*re.findall(r"^([\w.-]+==[\w.]+)", (PIPELINE / service / lock).read_text(), re.MULTILINE)}
+    pinned = {*re.findall(r"^([\w.-]+==[\w.]+)", (stack.services / service / lock).read_text(), re.MULTILINE)}
     folders = {match for name in files for match in re.findall(r"site-packages/([^/]+)\.dist-info/METADATA$", name)}
     installed = {"==".join(folder.rsplit("-", 1)).lower().replace("_", "-") for folder in folders}
     assert installed == {pin.lower().replace("_", "-") for pin in pinned}

@@ -9,19 +9,18 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
-from starlette.testclient import TestClient
+from calls import STEP, Served
 
-import app
+import model
 import train
 from settings import Settings
-
-STEP = Path(app.__file__).parent
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory) -> Path:
-    """A model as train.py leaves it, in a folder of its own. Copy it before you change it."""
+    """A folder with a trained model. Copy it before you change it."""
     folder = tmp_path_factory.mktemp("trained") / "model"
     if kept := os.environ.get("TRAINED_MODEL"):  # a folder that train.py has filled before: that saves its seconds
         return shutil.copytree(kept, folder)
@@ -29,12 +28,6 @@ def model_dir(tmp_path_factory) -> Path:
         patch.setenv("MODEL_DIR", str(folder))
         train.main()
     return folder
-
-
-@pytest.fixture(scope="session", params=["pickle", "onnx"])
-def client(request, model_dir):
-    with TestClient(app.create_app(Settings(model_dir=model_dir, model_format=request.param))) as client:
-        yield client
 
 
 @pytest.fixture
@@ -98,3 +91,37 @@ def deadline(seconds: float):
     """A function that tells whether there is time left."""
     end = time.monotonic() + seconds
     yield lambda: time.monotonic() < end
+
+
+@pytest.fixture(scope="module", params=["pickle", "onnx"])
+def served(request, model_dir):
+    """The service over REST and gRPC, with each format of the model."""
+    with Served(Settings(model_dir=model_dir, model_format=request.param, grpc_port=0)) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def onnx(model_dir):
+    """The same with ONNX alone, for tests where the format makes no difference."""
+    with Served(Settings(model_dir=model_dir, model_format="onnx", grpc_port=0)) as served:
+        yield served
+
+
+@pytest.fixture
+def slow_model(monkeypatch):
+    """A model that waits for `gate` before it answers. `begun` is set when it predicts, `rows` holds what it got."""
+
+    class SlowModel:
+        gate, begun, rows = threading.Event(), threading.Event(), []
+
+        @classmethod
+        def predict(cls, rows):
+            cls.begun.set()
+            assert cls.gate.wait(10)
+            cls.rows += rows.tolist()
+            return np.eye(10, dtype=np.float32)[rows[:, 0].astype(int) % 10]
+
+    loaded = model.Model(SlowModel.predict, np.arange(10), "slow", "pickle")
+    monkeypatch.setattr(model, "load", lambda folder, format: loaded)
+    yield SlowModel
+    SlowModel.gate.set()

@@ -1,0 +1,123 @@
+"""How gRPC fails: on damaged messages, large messages, without a model, with a full queue, on a bug."""
+
+import gzip
+import random
+import socket
+import time
+
+import grpc
+import pytest
+from calls import INFER, NAME, NOT_SERVING, Served, arrays, error_of, id_of, infer_request
+from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+
+import contract
+import open_inference_pb2 as pb
+from settings import Settings
+
+
+def test_random_bytes_are_answered_or_refused(onnx):
+    ask, dice = onnx.channel.unary_unary(INFER), random.Random(7)
+    messages = [infer_request(raw=raw).SerializeToString() for raw in (True, False)]
+    seen = set()
+    for _ in range(400):
+        message = bytearray(dice.choice(messages))
+        for _ in range(dice.choice([1, 1, 2, 8])):
+            message[dice.randrange(len(message))] = dice.randrange(256)
+        if dice.random() < 0.2:
+            del message[dice.randrange(len(message)) :]
+        try:
+            ask(bytes(message), timeout=20)
+        except grpc.RpcError as error:
+            seen.add(error.code())
+            assert error.code() in (StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND), (message, error)
+    assert StatusCode.INVALID_ARGUMENT in seen
+    for junk in (b"\xff" * 100, b"\x0a" * 1000, dice.randbytes(10_000)):
+        assert error_of(ask, junk).details() == "the message is not the one that this method takes"
+
+
+def test_a_client_that_does_not_speak_grpc_does_not_disturb_others(onnx):
+    for content in (
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x00" * 1000,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 1000,
+    ):
+        with socket.create_connection(("127.0.0.1", onnx.port), timeout=10) as connection:
+            connection.sendall(content)
+            assert onnx.stub.ServerLive(pb.ServerLiveRequest(), timeout=20).live
+
+
+def padding(size: int) -> bytes:
+    """An unknown field of `size` bytes (at least six): every message may have some."""
+    length = size - 6
+    return b"\xa2\x06" + bytes(length >> 7 * place & 127 | 128 * (place < 3) for place in range(4)) + b"x" * length
+
+
+@pytest.mark.parametrize("limit", [2_000, 1_000_000])
+def test_the_limit_of_a_message_is_exact_and_can_be_set(model_dir, limit):
+    settings = Settings(model_dir=model_dir, model_format="onnx", grpc_port=0, max_body_bytes=limit)
+    message = infer_request().SerializeToString()
+    with Served(settings) as small:
+        ask = small.channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
+        padded = message + padding(limit - len(message))
+        assert len(padded) == limit
+        assert arrays(ask(padded, timeout=20))["prediction"] == [7]
+        error = error_of(ask, message + padding(limit + 1 - len(message)))
+        assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+        assert f"larger than max ({limit + 1} vs. {limit})" in error.details()
+        with small.connect(compression=grpc.Compression.Gzip) as compressing:
+            bomb = message + padding(100 * limit)
+            assert len(gzip.compress(bomb)) < limit
+            error = error_of(compressing.unary_unary(INFER), bomb)
+            assert (error.code(), error.details()) == (
+                StatusCode.RESOURCE_EXHAUSTED,
+                "Decompressed message larger than max",
+            )
+
+
+def test_without_a_model_the_service_runs_and_says_why_it_does_not_predict(tmp_path):
+    with Served(Settings(model_dir=tmp_path, grpc_port=0)) as unready:
+        reason = unready.rest.get("/readyz").json()["error"]
+        assert "run `python train.py`" in reason
+        assert unready.stub.ServerLive(pb.ServerLiveRequest(), timeout=20).live
+        assert not unready.stub.ServerReady(pb.ServerReadyRequest(), timeout=20).ready
+        assert not unready.stub.ModelReady(pb.ModelReadyRequest(name=contract.NAME), timeout=20).ready
+        for name in ("", NAME):
+            assert unready.health.Check(HealthCheckRequest(service=name), timeout=20).status == NOT_SERVING
+        metadata = pb.ModelMetadataRequest(name=contract.NAME)
+        for error in (
+            error_of(unready.stub.ModelInfer, infer_request()),
+            error_of(unready.stub.ModelMetadata, metadata),
+        ):
+            assert (error.code(), error.details()) == (StatusCode.UNAVAILABLE, reason)
+            assert id_of(error)
+
+
+def test_a_full_queue_gets_resource_exhausted(slow_model):
+    with Served(Settings(grpc_port=0, max_queue=2)) as full:
+        first = full.stub.ModelInfer.future(infer_request(), timeout=20)
+        assert slow_model.begun.wait(10)
+        others = [
+            full.stub.ModelInfer.future(infer_request(), timeout=20) for _ in range(3)
+        ]  # two wait, one is too many
+        end = time.monotonic() + 10
+        while not (done := [call for call in others if call.done()]):
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        (error,) = done
+        slow_model.gate.set()
+        assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+        assert error.details() == "too many requests are waiting: try again in a second"
+        assert id_of(error)
+        assert [arrays(call.result())["prediction"] for call in [first, *others] if call is not error] == [[0]] * 3
+
+
+def test_a_bug_gets_internal_and_only_the_log_has_the_traceback(slow_model, caplog):
+    slow_model.begun = None  # predict fails
+    with Served(Settings(grpc_port=0)) as broken:
+        error = error_of(broken.stub.ModelInfer, infer_request(), metadata=[("x-request-id", "bug-1")])
+    assert (error.code(), id_of(error)) == (StatusCode.INTERNAL, "bug-1")
+    assert error.details() == "the service has failed on this request; its log says how"
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.message == f"{INFER} has failed"
+    assert "NoneType" in caplog.text
