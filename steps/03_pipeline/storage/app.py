@@ -1,45 +1,50 @@
 """Keep what the pipeline has answered: POST /results stores results, GET /results lists them, newest first."""
 
 import gc
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 import schemas
 from chassis import server, telemetry
 from chassis.errors import HANDLERS, RequestError, answer_http_error
-from fast import FastRoute, Shortcut
+from json_body import json_body, read_json
 from nats_consumer import Consumer
 from schemas import error_responses
 from service import Service
 from settings import Settings, read_settings
 
 
-def answer_other_method(request: Request, error: HTTPException) -> Response:
+async def answer_other_method(request: Request, error: HTTPException) -> Response:
     """Name all methods of a path. Starlette names those of one route, and /results has two."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    error.headers = {"Allow": ", ".join(sorted({method for route in routes for method in route.methods}))}
-    return answer_http_error(request, error)
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    error.headers = {"Allow": ", ".join(sorted(methods))}
+    return await answer_http_error(request, error)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
     """Build the service by `settings`, or by those in the environment."""
     settings = settings or read_settings()
+    max_bytes = settings.max_write_bytes
     service = Service(settings)
     consumer = Consumer(settings, service) if settings.nats_url else None
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI):
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, bool]]:
         await service.start()
         if consumer:
             consumer.start()
-        # What has been imported stays. A garbage collector that goes through it again halts every request.
+        # What is imported stays. Without this, the garbage collector looks through it again, and requests wait.
         gc.collect()
         gc.freeze()
         yield {"leaving": False}
@@ -55,44 +60,43 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         lifespan=lifespan,
         exception_handlers={**HANDLERS, 405: answer_other_method},
     )
-    fast = APIRouter(route_class=FastRoute)
 
-    @fast.post(
+    @app.post(
         "/results",
         tags=["Results"],
         summary="Store results",
-        response_model=schemas.StoreResponse,
         responses=error_responses(400, 413, 415, 422, 503),
-        max_body_size=settings.max_write_bytes,
+        openapi_extra=json_body(schemas.StoreRequest),
     )
-    async def store(request: schemas.StoreRequest):
+    async def store(request: Request) -> schemas.StoreResponse:
         """Store each result whose id is new. When this answers, all of them are on disk."""
-        await service.store(request.results)
-        return {"stored": len(request.results)}
+        body = await read_json(request, schemas.StoreRequest, max_bytes)
+        await service.store(body.results)
+        return schemas.StoreResponse(stored=len(body.results))
 
-    @fast.post(
+    @app.post(
         "/claims",
         tags=["Results"],
         summary="Claim a key",
-        response_model=schemas.ClaimResponse,
         responses=schemas.claim_error_responses(400, 413, 415, 422, 503),
-        max_body_size=settings.max_write_bytes,
+        openapi_extra=json_body(schemas.ClaimRequest),
     )
-    async def claim(request: schemas.ClaimRequest):
-        """Give an Idempotency-Key to a request, for a day. The same request gets it again, another one 422."""
-        await service.claim(request)
-        return {"claimed": True}
+    async def claim(request: Request) -> schemas.ClaimResponse:
+        """Give an Idempotency-Key to a request, for a day. Another request with the same key gets 422.
 
-    app.routes.extend(fast.routes)  # include_router would wrap them in what they avoid
+        The answer has what is stored for the request already.
+        """
+        body = await read_json(request, schemas.ClaimRequest, max_bytes)
+        return schemas.ClaimResponse(claimed=True, results=await service.claim(body))
 
     @app.get("/results", tags=["Results"], summary="List results, newest first", responses=error_responses(422, 503))
     def newest(request: Annotated[schemas.ListRequest, Query()]) -> schemas.ListResponse:
-        """List a page of results, of one predicted digit or of all."""
+        """List a page of results, of one prediction or of all."""
         return service.newest(request)
 
     @app.get("/results/summary", tags=["Results"], summary="Count results", responses=error_responses(503))
     def count() -> schemas.SummaryResponse:
-        """Count all results, by predicted digit and by model version."""
+        """Count all results, by prediction and by model version."""
         return service.count()
 
     @app.get("/dead-letters", tags=["Operations"], summary="List dead letters", responses=error_responses(422, 503))
@@ -113,10 +117,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         return await service.ready()
 
     @app.get("/metrics", tags=["Operations"], summary="Counts and durations", response_class=PlainTextResponse)
-    def metrics():
+    def metrics() -> Response:
         return PlainTextResponse(telemetry.metrics(), media_type=CONTENT_TYPE_LATEST)
 
-    return telemetry.Telemetry(Shortcut(app))
+    return telemetry.Telemetry(app)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Results on disk, in SQLite or PostgreSQL, with dead letters and claims beside them."""
 
 import logging
+import sqlite3
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
-import orjson
 import sqlalchemy as sa
 from prometheus_client import Counter, Histogram
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,81 +14,91 @@ from sqlalchemy.exc import DataError, DBAPIError, TimeoutError
 
 from chassis.errors import RequestError
 from chassis.telemetry import SECONDS
-from tables import CLAIMS, DEAD_LETTERS, RESULTS, TRIAL, create_tables
+from pools import create_pool
+from tables import CLAIMS, DEAD_LETTERS, PROBE_ROW, RESULTS, OldTables, Row, create_tables
 
-PATIENCE = 2  # seconds for a lock of SQLite, for a connection to PostgreSQL, for one from the pool
-TRUST = 1  # seconds; what could be written so long ago could be written now
-CLAIMED = timedelta(days=1)  # so long a claim is kept
+PROBE_SECONDS = 1  # after a successful write, the database counts as writable for that time
+CLAIM_AGE = timedelta(days=1)  # older claims are deleted
 
-STORED = Counter("stored_results", "Results stored; those that were there already do not count")
+STORED = Counter("stored_results", "Results stored; a result that was stored before does not count")
 COMMIT = Histogram("commit_seconds", "How long it took to have the results of a commit on disk", buckets=SECONDS)
 COMMIT_RESULTS = Histogram("commit_results", "Results in a commit", buckets=[1, 2, 4, 8, 16, 32, 64, 256, 1024])
-BURIED = Counter("dead_letters", "What came through the broker and was no result")
+NEW_DEAD_LETTERS = Counter("dead_letters", "Parts of messages that cannot be stored")
 
 
 class AlreadyClaimed(Exception):
-    """A claim's key is another request's."""
+    """The key of a claim belongs to another request."""
 
 
 class Database:
-    """Results on disk. While it cannot be used, each method is RequestError with 503; the next call tries again.
+    """Results on disk.
 
-    All methods wait for the disk, so none is for an event loop.
+    While the database cannot be used, each method raises RequestError (503), and the next call tries again. All
+    methods wait for the disk: call them in a thread, never on the event loop.
     """
 
     def __init__(self, url: str | sa.URL):
-        # However many read, there is a connection to write with.
+        # The writer has a connection of its own, so any number of readers cannot block it.
         self._readers, self._writer = create_pool(url), create_pool(url, pool_size=1, max_overflow=0)
-        self._insert, self._bury, self._claim = map(self._insert_new, (RESULTS, DEAD_LETTERS, CLAIMS))
-        self._has_tables, self._problem, self._trusted_until = False, None, 0.0
+        self._insert_results = self._insert_new(RESULTS)
+        self._insert_dead_letters = self._insert_new(DEAD_LETTERS)
+        self._insert_claims = self._insert_new(CLAIMS)
+        self._has_tables, self._writable_until = False, 0.0
+        self._problem: str | None = None  # the last one in the log
 
     def _insert_new(self, table: sa.Table) -> sa.Insert:
-        """The SQL that inserts rows, but those whose key is there already."""
-        statement = {"sqlite": sqlite, "postgresql": postgresql}[self._writer.name].insert(table)
-        statement = statement.on_conflict_do_nothing(index_elements=list(table.primary_key))
+        """Return the SQL that inserts rows and skips those whose primary key is already there."""
+        insert = sqlite.insert(table) if self._writer.name == "sqlite" else postgresql.insert(table)
+        statement = insert.on_conflict_do_nothing(index_elements=list(table.primary_key))
         return statement.execution_options(preserve_rowcount=True)
 
-    def insert(self, rows: list[dict]) -> None:
-        """Commit rows, but those whose id is there already. With no rows, find out whether it could."""
+    def insert(self, rows: list[Row]) -> None:
+        """Commit the rows. Skip ids that are already stored. With no rows, check that it is possible to write."""
         if not rows:
-            return self._try_to_insert()
-        # Two writers that insert the same ids in different orders would wait for each other for ever.
+            return self._probe()
+        # In one order for all: two writers with the same ids in different orders could block each other.
         rows = sorted(rows, key=lambda row: row["id"])
         with self._connection(self._writer) as connection, COMMIT.time():
-            stored = connection.execute(self._insert, rows).rowcount
+            stored = connection.execute(self._insert_results, rows).rowcount
             connection.commit()
         STORED.inc(stored)
         COMMIT_RESULTS.observe(len(rows))
-        if stored:  # else nothing had to be written
-            self._trusted_until = monotonic() + TRUST
+        if stored:  # otherwise nothing was written
+            self._writable_until = monotonic() + PROBE_SECONDS
 
-    def _try_to_insert(self) -> None:
-        if monotonic() < self._trusted_until:
-            return  # many ask, and each trial waits for the disk
+    def _probe(self) -> None:
+        if monotonic() < self._writable_until:
+            return  # health checks come often, and each probe waits for the disk
         with self._connection(self._writer) as connection:
-            # Only to write shows whether the disk is full. Nobody else sees this row.
-            connection.execute(self._insert, TRIAL)
-            connection.execute(RESULTS.delete().where(RESULTS.c.id == TRIAL["id"]))
+            # Only a write shows whether the disk is full. No one else sees this row.
+            connection.execute(self._insert_results, PROBE_ROW)
+            connection.execute(RESULTS.delete().where(RESULTS.c.id == PROBE_ROW["id"]))
             connection.commit()
-        self._trusted_until = monotonic() + TRUST
+        self._writable_until = monotonic() + PROBE_SECONDS
 
-    def newest(self, limit: int, before: str | None = None, digit: int | None = None) -> tuple[list[dict], str | None]:
+    def newest(
+        self, limit: int, before: str | None = None, prediction: str | None = None
+    ) -> tuple[list[Row], str | None]:
         """Return a page of up to `limit` rows, newest first, and the `before` of the next page, None after the last.
 
-        The page begins after the row with the id `before`. RequestError with 422 if there is no such row.
+        The page begins after the row with the id `before`. Raises RequestError (422) if there is no such row.
         """
-        query = sa.select(RESULTS) if digit is None else sa.select(RESULTS).where(RESULTS.c.prediction == digit)
+        query = sa.select(RESULTS)
+        if prediction is not None:
+            query = query.where(RESULTS.c.prediction == prediction)
         return self._page(query, RESULTS, "result", limit, before)
 
-    def dead_letters(self, limit: int, before: str | None = None, shown: int = 1000) -> tuple[list[dict], str | None]:
-        """The same of dead letters, with the `size` of each body, but no more than `shown` bytes of it."""
+    def dead_letters(self, limit: int, before: str | None = None, shown: int = 1000) -> tuple[list[Row], str | None]:
+        """Return a page of dead letters in the same way, with the `size` of each body and its first `shown` bytes."""
         *columns, body = DEAD_LETTERS.c
         start = sa.func.substr(body, 1, shown, type_=body.type).label("body")
         query = sa.select(*columns, sa.func.length(body).label("size"), start)
         return self._page(query, DEAD_LETTERS, "dead letter", limit, before)
 
-    def _page(self, query: sa.Select, table: sa.Table, name: str, limit: int, before: str | None):
-        # Rows may have the same time. With the id, each has its place, which no later row changes.
+    def _page(
+        self, query: sa.Select, table: sa.Table, name: str, limit: int, before: str | None
+    ) -> tuple[list[Row], str | None]:
+        # Rows may have the same time. Together with the id, each has a place that no later row changes.
         place = sa.tuple_(table.c.time, table.c.id)
         query = query.order_by(table.c.time.desc(), table.c.id.desc()).limit(limit + 1)
         with self._connection(self._readers) as connection:
@@ -99,31 +110,44 @@ class Database:
             rows = [row._asdict() for row in connection.execute(query)]
         return rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else None
 
-    def count(self) -> list[tuple[int, str, int]]:
-        """Return (digit, model version, number of results) for each of these pairs."""
-        pair = RESULTS.c.prediction, RESULTS.c.model_version
+    def find(self, ids: list[str]) -> list[Row]:
+        """Return the rows that have these ids, in the order of the ids."""
         with self._connection(self._readers) as connection:
-            return [tuple(row) for row in connection.execute(sa.select(*pair, sa.func.count()).group_by(*pair))]
+            rows = [row._asdict() for row in connection.execute(sa.select(RESULTS).where(RESULTS.c.id.in_(ids)))]
+        return sorted(rows, key=lambda row: ids.index(row["id"]))
 
-    def bury(self, letters: list[dict]) -> None:
-        """Commit dead letters, but those whose id is there already."""
-        letters = sorted(letters, key=lambda letter: letter["id"])  # as above
+    def count_by_prediction(self, limit: int) -> list[tuple[str, bool, int]]:
+        """Return (prediction as text, whether it is a number, results) of the `limit` most frequent predictions."""
+        count, pair = sa.func.count(), (RESULTS.c.prediction, RESULTS.c.prediction_is_number)
+        query = sa.select(*pair, count).group_by(*pair).order_by(count.desc(), *pair).limit(limit)
+        with self._connection(self._readers) as connection:
+            return [tuple(row) for row in connection.execute(query)]
+
+    def count_by_model_version(self) -> dict[str, int]:
+        version = RESULTS.c.model_version
+        query = sa.select(version, sa.func.count().label("results")).group_by(version)
+        with self._connection(self._readers) as connection:
+            return {row.model_version: row.results for row in connection.execute(query)}
+
+    def insert_dead_letters(self, letters: list[Row]) -> None:
+        """Commit dead letters. Skip ids that are already stored."""
+        letters = sorted(letters, key=lambda letter: letter["id"])  # as in insert()
         with self._connection(self._writer) as connection:
-            buried = connection.execute(self._bury, letters).rowcount
+            new = connection.execute(self._insert_dead_letters, letters).rowcount
             connection.commit()
-        BURIED.inc(buried)
+        NEW_DEAD_LETTERS.inc(new)
 
-    def claim(self, claims: list[dict]) -> None:
-        """Commit claims: in each, a `key` that is from now on that of a `request`. They are kept for a day.
+    def claim(self, claims: list[Row]) -> None:
+        """Commit claims. Each gives a `key` to a `request` for a day.
 
-        Raises AlreadyClaimed, and commits none, if one of the keys is another request's.
+        Raises AlreadyClaimed, and commits nothing, if one of the keys belongs to another request.
         """
         now = datetime.now(UTC)
         claims = sorted(({**claim, "time": now} for claim in claims), key=lambda claim: claim["key"])
         keys = [claim["key"] for claim in claims]
         with self._connection(self._writer) as connection:
-            connection.execute(CLAIMS.delete().where(CLAIMS.c.time < now - CLAIMED))
-            connection.execute(self._claim, claims)
+            connection.execute(CLAIMS.delete().where(CLAIMS.c.time < now - CLAIM_AGE))
+            connection.execute(self._insert_claims, claims)
             query = sa.select(CLAIMS.c.key, CLAIMS.c.request).where(CLAIMS.c.key.in_(keys))
             owners = {row.key: row.request for row in connection.execute(query)}
             if any(owners[claim["key"]] != claim["request"] for claim in claims):
@@ -135,7 +159,7 @@ class Database:
         self._writer.dispose()
 
     @contextmanager
-    def _connection(self, pool: sa.Engine):
+    def _connection(self, pool: sa.Engine) -> Iterator[sa.Connection]:
         try:
             with pool.connect() as connection:
                 if not self._has_tables:
@@ -143,55 +167,27 @@ class Database:
                     self._has_tables = True
                 yield connection
         except DataError:
-            raise  # the fault of a row
-        except TimeoutError as error:  # the pool's own, which says nothing of the database
-            raise RequestError(
-                503, "all connections to the database are busy: try again later", Retry_After="1"
-            ) from error
-        except DBAPIError as error:
-            self._has_tables, self._trusted_until = False, 0.0  # it may be another database that comes back
-            self.close()  # what is open; the next call opens it anew
-            raise self._refused(error.orig) from error
+            raise  # caused by a row, not by the database
+        except TimeoutError as error:  # the pool's, which says nothing about the database
+            sentence = "all connections to the database are busy: try again later"
+            raise RequestError(503, sentence, Retry_After="1") from error
+        except (DBAPIError, OldTables) as error:
+            self._has_tables, self._writable_until = False, 0.0  # another database may come back
+            self.close()  # the next call opens new connections
+            raise self._unusable(error) from error
         if self._problem:
             self._problem = None
             logging.warning("the database can be used again")
 
-    def _refused(self, cause: Exception) -> RequestError:
-        """Say what clients may know. The log has the rest, once."""
-        if self._writer.name == "sqlite":
+    def _unusable(self, error: DBAPIError | OldTables) -> RequestError:
+        """Return the error for clients. Write the details to the log, once for each problem."""
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, (sqlite3.Error, OldTables)):
             problem = str(cause)
-        else:
-            problem = f"PostgreSQL error {cause.sqlstate}" if cause.sqlstate else "no connection to PostgreSQL"
+        else:  # the message of PostgreSQL's driver names host and user
+            state = getattr(cause, "sqlstate", None)
+            problem = f"PostgreSQL error {state}" if state else "no connection to PostgreSQL"
         if problem != self._problem:
             self._problem = problem
             logging.error("the database cannot be used: %s", cause)
         return RequestError(503, f"the database cannot be used ({problem}): try again later", Retry_After="1")
-
-
-def create_pool(url: str | sa.URL, **options) -> sa.Engine:
-    """Return a pool of connections to the database, none of which is open yet. The options are SQLAlchemy's."""
-    is_sqlite = sa.make_url(url).get_backend_name() == "sqlite"
-    of_sqlite = {"timeout": PATIENCE}
-    of_postgresql = {
-        "connect_timeout": PATIENCE,
-        "tcp_user_timeout": 1000 * PATIENCE,  # a server that is gone without a word
-        "options": "-c timezone=UTC",
-    }
-    engine = sa.create_engine(
-        url,
-        connect_args=of_sqlite if is_sqlite else of_postgresql,
-        json_serializer=lambda value: orjson.dumps(value).decode(),
-        json_deserializer=orjson.loads,
-        pool_pre_ping=not is_sqlite,  # PostgreSQL may have been restarted meanwhile
-        pool_timeout=PATIENCE,
-        **options,
-    )
-    if is_sqlite:
-
-        @sa.event.listens_for(engine, "connect")
-        def set_up(connection, record):
-            connection.execute("PRAGMA journal_mode = WAL")  # who reads does not wait for who writes
-            connection.execute("PRAGMA synchronous = FULL")  # a commit returns when it is on disk
-            connection.execute("PRAGMA fullfsync = ON")  # on macOS, a sync ends in the disk's cache otherwise
-
-    return engine

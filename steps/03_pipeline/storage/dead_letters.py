@@ -1,4 +1,8 @@
-"""What a message holds: results, and what is none."""
+"""Sort a message: the results that can be stored, and dead letters, which are the parts that cannot.
+
+A dead letter is kept in a table, with the reason, until a person looks at it. If the broker kept it, it would deliver
+it again and again. Each result is judged by itself, so a wrong one does not take its neighbours along.
+"""
 
 import logging
 from typing import NamedTuple
@@ -9,53 +13,54 @@ from pydantic_core import from_json, to_json
 from broker import request_id
 from chassis.errors import RequestError
 from schemas import MAX_RESULTS, Result, StoreRequest
+from tables import Row
 
 
-class Dead(NamedTuple):
-    """A body that cannot be stored, and why; when it has been mended, it can be sent again."""
+class Rejected(NamedTuple):
+    """A part of a message that cannot be stored, as a message of its own: once corrected, it can be sent again."""
 
     body: bytes
     reason: str
 
 
-class Sifted:
-    """A message, the results in it, and what is dead."""
+class Delivery:
+    """A message from the broker, the results in it, and the parts of it that cannot be stored."""
 
     def __init__(self, message: Msg):
         self.message, self.request_id = message, request_id(message)
-        self.results, self.dead = sift(message.data)
+        self.results, self.rejected = sort(message.data)
 
-    def letters(self) -> list[dict]:
-        """The rows of what is dead. When the message comes again, they have the same ids."""
+    def dead_letters(self) -> list[Row]:
+        """Return a row for each rejected part. If the message is delivered again, the rows have the same ids."""
         sent = self.message.metadata
-        same = {"time": sent.timestamp, "subject": self.message.subject, "request_id": self.request_id}
         id = f"{sent.sequence.stream}-{sent.timestamp:%Y%m%dT%H%M%S%f}"
-        return [{**same, **dead._asdict(), "id": f"{id}.{number}"} for number, dead in enumerate(self.dead)]
+        common = {"time": sent.timestamp, "subject": self.message.subject, "request_id": self.request_id}
+        return [{**common, **part._asdict(), "id": f"{id}.{number}"} for number, part in enumerate(self.rejected)]
 
 
-def sift(body: bytes) -> tuple[list[Result], list[Dead]]:
-    """Return the results of a body, and what is none: each for itself, or all of it if it is no list of results."""
+def sort(body: bytes) -> tuple[list[Result], list[Rejected]]:
+    """Return the results in a body, and what cannot be stored: single results, or the body as a whole."""
     try:
         return StoreRequest.parse(body).results, []
-    except RequestError as refused:
-        # It may quote what was sent, and PostgreSQL cannot store the character 0.
-        reason = "".join(character if character.isprintable() else "?" for character in refused.sentence)
-    except Exception as error:  # whatever somebody has sent, the next message is stored
+    except RequestError as error:
+        # The sentence may quote what was sent, and PostgreSQL cannot store the character 0.
+        reason = "".join(character if character.isprintable() else "?" for character in error.sentence)
+    except Exception as error:  # whatever the message holds, the next one has to be stored
         logging.exception("a message cannot be read")
         reason = f"it cannot be read: {type(error).__name__}"
     parts = split(body)
     if len(parts) == 1:
-        return [], [Dead(body, reason)]
-    results, dead = [], []
+        return [], [Rejected(body, reason)]
+    results, rejected = [], []
     for part in parts:
-        good, bad = sift(part)
+        good, bad = sort(part)
         results += good
-        dead += bad
-    return results, dead
+        rejected += bad
+    return results, rejected
 
 
 def split(body: bytes) -> list[bytes]:
-    """Return a body for each result; the same body if it has one, or too many, or is no list of results."""
+    """Return a body for each result. The same body if it holds one result, too many, or no list of results at all."""
     try:
         results = from_json(body)["results"]
     except (ValueError, TypeError, KeyError):

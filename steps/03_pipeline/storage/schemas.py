@@ -1,20 +1,32 @@
-"""What the routes take and give, as types: they check requests and make the manual at /docs."""
+"""What the routes take and return, as types. They check requests and describe them at /docs."""
 
+import math
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, ValidationError
+import orjson
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+)
 
-from chassis.errors import RequestError, documented
+from chassis.errors import documented
+from sentences import KEY_TAKEN, MAX_RESULTS, SENTENCES, explain
+from tables import Row
 
-FEATURES, DIGITS = 64, 10
-MAX_RESULTS, MAX_TIMINGS = 1024, 16  # in one request, in one result
+MAX_NUMBERS, MAX_TEXT, MAX_TIMINGS = 4096, 200, 16  # in features or probabilities, in a prediction, in timings
 SHOWN_BYTES = 1000  # of a dead letter, in a list
 
 
-def iso(time):
-    """Refuse what Pydantic would take for seconds since 1970, which have no zone."""
+def check_iso(time: object) -> object:
+    """Refuse what Pydantic would read as seconds since 1970, which have no zone."""
     if isinstance(time, datetime) or (isinstance(time, str) and time[4:5] == "-"):
         return time
     raise ValueError("Time should be ISO 8601 with a zone")
@@ -27,31 +39,40 @@ def in_utc(time: datetime) -> datetime:
         raise ValueError("Time should be in the years 1 to 9999 of UTC") from None
 
 
-def whole(number):
-    """Take 9.0 for 9, which it is in JSON. Pydantic would either refuse it, or take "9" and true as well."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
-
-
-def few(timings):
-    """Refuse thousands of timings before Pydantic makes a list of all that is wrong with them."""
+def check_count(timings: object) -> object:
+    """Refuse thousands of timings before Pydantic lists everything that is wrong with them."""
     if isinstance(timings, dict) and len(timings) > MAX_TIMINGS:
         raise ValueError(f"Timings should be at most {MAX_TIMINGS}")
     return timings
 
 
-# PostgreSQL cannot store the character 0. A log shows none of the control characters as what they are.
+def check_prediction(value: object) -> int | float | str:
+    """Return a finite number or a text. Write 3.0 as 3, so that each number is written in one way."""
+    if isinstance(value, str) and len(value) <= MAX_TEXT and "\0" not in value:  # PostgreSQL cannot store it
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:  # as many as JSON carries
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    raise ValueError(f"Prediction should be a finite number, or text of at most {MAX_TEXT} characters")
+
+
+# PostgreSQL cannot store the character 0, and a log does not show control characters as what they are.
 Text = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-Time = Annotated[AwareDatetime, BeforeValidator(iso), AfterValidator(in_utc)]
-Digit = Annotated[int, Field(strict=True, ge=0, lt=DIGITS), BeforeValidator(whole)]
+Time = Annotated[AwareDatetime, BeforeValidator(check_iso), AfterValidator(in_utc)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Ink = Annotated[float, Field(strict=True, ge=0, le=16)]
+Prediction = Annotated[
+    int | float | str,
+    PlainValidator(check_prediction),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "maxLength": MAX_TEXT}]}),
+]
 Timings = Annotated[
     dict[Id, Number],
     # Pydantic's schema says how names are written, but not that there are no others.
     Field(max_length=MAX_TIMINGS, json_schema_extra={"additionalProperties": False}),
-    BeforeValidator(few),
+    BeforeValidator(check_count),
 ]
 
 
@@ -61,35 +82,41 @@ class Model(BaseModel):
 
 
 class Result(BaseModel):
-    """One prediction, and what led to it."""
+    """One prediction, and what led to it. It may come from any model."""
 
-    id: Id = Field(description="unique; a result whose id is stored already is left as it is", examples=["7f3a.0"])
+    id: Id = Field(description="unique; if it is stored already, the first result with it stays", examples=["7f3a.0"])
     request_id: Text = Field(description="X-Request-ID of the request that asked for it", examples=["7f3a"])
     time: Time = Field(description="when the gateway got that request: ISO 8601 with a zone")
-    features: list[Ink] = Field(min_length=FEATURES, max_length=FEATURES, fail_fast=True)
-    prediction: Digit = Field(examples=[7])
-    probabilities: list[Number] = Field(min_length=DIGITS, max_length=DIGITS, fail_fast=True)
+    features: list[Number] = Field(min_length=1, max_length=MAX_NUMBERS, fail_fast=True)
+    prediction: Prediction = Field(examples=[7])
+    probabilities: list[Number] | None = Field(
+        max_length=MAX_NUMBERS, fail_fast=True, description="one for each class; null if the model has none"
+    )
     model: Model
-    preprocess: Text | None = Field(description="its version; null if the features were sent as such", examples=["v2"])
+    preprocess: Text | None = Field(description="its version; null if the client sent features", examples=["v2"])
     timings_ms: Timings = Field(examples=[{"preprocess": 2.1, "inference": 1.3}])
 
-    def to_row(self) -> dict:
-        """Return the columns of the table: the same, but for `model`, which is two."""
+    def to_row(self) -> Row:
+        """Return the columns of the table: `prediction` and `model` are two each."""
         row = self.__dict__.copy()
-        model = row.pop("model")
+        model, prediction = row.pop("model"), row["prediction"]
+        is_number = not isinstance(prediction, str)
+        row |= {"prediction": str(prediction), "prediction_is_number": is_number}
         return {**row, "model_version": model.version, "model_format": model.format}
 
     @classmethod
-    def from_row(cls, row: dict) -> Self:
-        return cls(**row, model=Model(version=row["model_version"], format=row["model_format"]))
+    def from_row(cls, row: Row) -> Self:
+        prediction = orjson.loads(row["prediction"]) if row["prediction_is_number"] else row["prediction"]
+        model = Model(version=row["model_version"], format=row["model_format"])
+        return cls(**{**row, "prediction": prediction, "model": model})
 
 
 class Body(BaseModel):
-    """What comes as JSON."""
+    """The JSON body of a request."""
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        """Read it. RequestError with 400, 413 or 422 if it is no such thing."""
+        """Read it. Raises RequestError (400, 413 or 422) if it is not valid."""
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:
@@ -103,18 +130,24 @@ class StoreRequest(Body):
 
 
 class StoreResponse(BaseModel):
-    stored: int = Field(description="how many results are on disk now, those that were before included", examples=[1])
+    stored: int = Field(description="how many of the results are on disk now, from before or new", examples=[1])
 
 
-class Page(Body):
-    """Which part of a list is asked for."""
+class Page(BaseModel):
+    """Which part of a list to return."""
 
     limit: int = Field(20, ge=1, le=100)
     before: Id | None = Field(None, description="`next` of the page before")
 
 
 class ListRequest(Page):
-    digit: int | None = Field(None, ge=0, lt=DIGITS)
+    prediction: str | None = Field(
+        None,
+        max_length=MAX_TEXT,
+        pattern=r"^[^\x00]*$",
+        description="only results with this prediction, written as text",
+        examples=["3"],
+    )
 
 
 class ListResponse(BaseModel):
@@ -124,7 +157,9 @@ class ListResponse(BaseModel):
 
 class SummaryResponse(BaseModel):
     total: int = Field(examples=[3])
-    by_digit: dict[str, int] = Field(examples=[{"0": 0, "1": 1, "2": 0, "3": 2}])
+    by_prediction: dict[str, int] = Field(
+        description="the 100 most frequent, numbers before text, in order", examples=[{"1": 1, "3": 2}]
+    )
     by_model_version: dict[str, int] = Field(examples=[{"b5e7a46e61b8": 3}])
 
 
@@ -133,26 +168,28 @@ class ClaimRequest(Body):
 
     key: Digest
     request: Digest
+    id: Id | None = Field(None, description="of the request's result; a batch has `id`.0, `id`.1 and so on")
 
 
 class ClaimResponse(BaseModel):
-    claimed: bool = Field(description="the key is this request's for a day from when it was first claimed")
+    claimed: bool = Field(description="the key belongs to this request for a day from when it was first claimed")
+    results: list[Result] = Field(description="what is stored under `id` already: the answer to a repeated request")
 
 
 class DeadLetter(BaseModel):
-    """What came through the broker and cannot be stored."""
+    """A part of a message that cannot be stored."""
 
     id: Id = Field(examples=["17-20260504T120000250000.0"])
-    time: datetime = Field(description="when the broker got it")
+    time: datetime = Field(description="when the broker got the message")
     subject: str = Field(examples=["results"])
     request_id: str = Field(description="X-Request-ID of the message; several are joined by commas")
-    reason: str = Field(examples=["results[0].features must have 64 numbers"])
+    reason: str = Field(examples=["results[0].model is missing"])
     size: int = Field(description="of the body, in bytes; the table has all of them")
     body: str = Field(description=f"as text, its first {SHOWN_BYTES:,} bytes")
 
     @classmethod
-    def from_row(cls, row: dict) -> Self:
-        body = row["body"] or b""  # to SQLite, the start of an empty body is NULL
+    def from_row(cls, row: Row) -> Self:
+        body = row["body"] or b""  # in SQLite, the start of an empty body is NULL
         return cls(**{**row, "body": body.decode(errors="replace")})
 
 
@@ -165,37 +202,5 @@ class ReadyResponse(BaseModel):
     status: str = "ready"
 
 
-KEY_TAKEN = "this Idempotency-Key was used for another request"
-SENTENCES = {
-    400: "the body is not JSON",
-    413: f"a request has at most {MAX_RESULTS:,} results: send several requests",
-    415: "send JSON, with the header Content-Type: application/json",
-    422: "results[3].features must have 64 numbers",
-    503: "the database cannot be used (database or disk is full): try again later",
-}
 error_responses = partial(documented, SENTENCES)
 claim_error_responses = partial(documented, {**SENTENCES, 422: KEY_TAKEN})
-
-
-def explain(error: dict, key: str) -> RequestError:
-    """Make a sentence of the first thing that Pydantic has found: which place, and what it should be.
-
-    The body should have been an object with `key`.
-    """
-    kind, place, limits = error["type"], error["loc"], error.get("ctx", {})
-    if kind == "json_invalid" and "out of range" in error["msg"]:  # a whole number of thousands of digits
-        return RequestError(422, "a number in the body has too many digits")
-    if kind == "json_invalid":
-        return RequestError(400, SENTENCES[400])
-    if kind == "too_long" and place == ("results",):
-        return RequestError(413, SENTENCES[413])
-    if not place:
-        return RequestError(422, f'the body must be a JSON object with a key "{key}"')
-    place = [part for part in place if part != "[key]"]  # the name of a timing, not the timing
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:80]
-    if kind == "missing":
-        return RequestError(422, f"{name} is missing")
-    if kind in ("too_short", "too_long") and place[-1] in ("features", "probabilities"):
-        return RequestError(422, f"{name} must have {limits.get('min_length') or limits['max_length']} numbers")
-    _, _, wish = error["msg"].removeprefix("Value error, ").partition(" should ")
-    return RequestError(422, f"{name} must {wish}")

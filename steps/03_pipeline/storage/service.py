@@ -1,14 +1,11 @@
-"""What both wires share: the database, and the threads that write to it."""
+"""What routes and messages share: the database, and the threads that write to it."""
 
 import asyncio
 import contextlib
-from collections import Counter
 
 from chassis.errors import RequestError
 from database import AlreadyClaimed, Database
 from schemas import (
-    DIGITS,
-    KEY_TAKEN,
     SHOWN_BYTES,
     ClaimRequest,
     DeadLetter,
@@ -20,21 +17,26 @@ from schemas import (
     Result,
     SummaryResponse,
 )
+from sentences import KEY_TAKEN, MAX_RESULTS
 from settings import Settings
+from tables import Row
 from writer import Writer
+
+MAX_PREDICTIONS = 100  # in a summary: a regressor may have a million different ones
 
 
 class Service:
-    """Results in a database. Between start() and stop() it stores and lists them, or is RequestError with 503.
+    """Stores and lists results, from start() to stop().
 
-    What is no coroutine waits for the disk: call it in a thread.
+    Raises RequestError (503) while the database cannot be used. The methods that are not coroutines wait for the disk:
+    call them in a thread.
     """
 
     def __init__(self, settings: Settings):
         self._settings, self._database = settings, Database(settings.database)
 
     async def start(self) -> None:
-        """Open the database. One that cannot be used yet does not stop the service."""
+        """Open the database. If it cannot be used yet, the service starts all the same."""
         self._results = Writer(self._database.insert, self._settings.max_write_queue)
         self._claims = Writer(self._database.claim, self._settings.max_write_queue)
         with contextlib.suppress(RequestError):
@@ -46,7 +48,7 @@ class Service:
         self._database.close()
 
     async def ready(self) -> ReadyResponse:
-        """RequestError with 503 and the reason if nothing could be stored."""
+        """Raises RequestError (503), with the reason, if nothing can be stored."""
         await self._results.write([])
         return ReadyResponse()
 
@@ -54,27 +56,41 @@ class Service:
         """Store each result whose id is new. When this returns, all of them are on disk."""
         await self._results.write([result.to_row() for result in results])
 
-    async def claim(self, claim: ClaimRequest) -> None:
-        """Give a key to a request, on disk. RequestError with 422 if it is another request's."""
+    async def claim(self, claim: ClaimRequest) -> list[Result]:
+        """Give a key to a request, on disk. Return the results that are stored for the request already.
+
+        Raises RequestError (422) if the key belongs to another request.
+        """
         try:
-            await self._claims.write([claim.model_dump()])
+            await self._claims.write([claim.model_dump(include={"key", "request"})])
         except AlreadyClaimed:
             raise RequestError(422, KEY_TAKEN) from None
+        return await asyncio.to_thread(self._stored_for, claim.id) if claim.id else []
+
+    def _stored_for(self, id: str) -> list[Result]:
+        """Return the result with the id, or those of a batch: id.0, id.1 and so on."""
+        rows = self._database.find([id, f"{id}.0"])
+        if rows and rows[0]["id"] != id:
+            rows += self._database.find([f"{id}.{number}" for number in range(1, MAX_RESULTS)])
+        return [Result.from_row(row) for row in rows]
 
     def newest(self, request: ListRequest) -> ListResponse:
-        rows, following = self._database.newest(request.limit, request.before, request.digit)
+        rows, following = self._database.newest(request.limit, request.before, request.prediction)
         return ListResponse(results=[Result.from_row(row) for row in rows], next=following)
 
     def count(self) -> SummaryResponse:
-        by_digit, by_model_version = Counter({str(digit): 0 for digit in range(DIGITS)}), Counter()
-        for digit, version, count in self._database.count():
-            by_digit[str(digit)] += count
-            by_model_version[version] += count
-        return SummaryResponse(total=by_digit.total(), by_digit=by_digit, by_model_version=by_model_version)
+        by_version = self._database.count_by_model_version()
+        counted = self._database.count_by_prediction(MAX_PREDICTIONS)
+        counted.sort(key=lambda row: (0, float(row[0]), "") if row[1] else (1, 0.0, row[0]))
+        by_prediction: dict[str, int] = {}
+        for prediction, _, count in counted:  # the number 3 and the text "3" count together
+            by_prediction[prediction] = by_prediction.get(prediction, 0) + count
+        total = sum(by_version.values())
+        return SummaryResponse(total=total, by_prediction=by_prediction, by_model_version=by_version)
 
-    def bury(self, letters: list[dict]) -> None:
-        """Keep what is no result, on disk."""
-        self._database.bury(letters)
+    def store_dead_letters(self, letters: list[Row]) -> None:
+        """Store what cannot be stored as a result. When this returns, it is on disk."""
+        self._database.insert_dead_letters(letters)
 
     def dead_letters(self, page: Page) -> DeadLettersResponse:
         rows, following = self._database.dead_letters(page.limit, page.before, SHOWN_BYTES)

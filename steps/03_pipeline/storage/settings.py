@@ -21,12 +21,12 @@ class Settings(BaseSettings):
     port: int = Field(8003, ge=0, le=65_535)
     workers: int = Field(1, ge=1)
     database_url: str = f"sqlite:///{Path(__file__).parent.as_posix()}/results.db"
-    # what the file holds; a password in DATABASE_URL is shown to all who may look at the environment of a process
+    # read from the file: a password in DATABASE_URL is visible to everybody who can see the environment of the process
     database_password: str | None = Field(
         None, validation_alias="database_password_file", validate_default=False, repr=False
     )
-    nats_url: str = ""  # of a broker, or of several with commas between them; results come over REST alone if not
-    max_queue_bytes: int = Field(500_000_000, ge=1)  # of messages that wait in the broker
+    nats_url: str = ""  # of a broker, or of several, separated by commas; empty: results come over REST only
+    max_queue_bytes: int = Field(500_000_000, ge=1)  # messages that wait in the broker
     max_write_bytes: int = Field(4_000_000, ge=1)  # in a request
     max_write_queue: int = Field(4096, ge=1)  # results that wait for a commit
     drain_seconds: float = Field(2, ge=0, le=3600)
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
             parsed = make_url(url)
         except (ArgumentError, ValueError):
             parsed = make_url("neither://")
-        # SQLite in memory would be another database for each thread.
+        # In memory, SQLite would give each thread its own database.
         in_file = parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:")
         if not in_file and parsed.drivername != "postgresql+psycopg":
             raise ValueError("sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE is needed")
@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         try:
             password = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or "it is no text"
+            why = getattr(error, "strerror", None) or "it is not text"
             raise ValueError(f"the file with the password cannot be read ({why})") from None
         if not password:
             raise ValueError("the file with the password is empty")
@@ -72,12 +72,12 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> URL:
-        """DATABASE_URL, with the password if that is in a file. As text, SQLAlchemy shows neither."""
+        """DATABASE_URL, with the password from the file if there is one. Printed, it shows no password."""
         url = make_url(self.database_url)
         return url.set(password=self.database_password) if self.database_password else url
 
 
-@cache  # when the service leaves, server.py asks again, and the file of the password may be gone
+@cache  # when the service shuts down, server.py asks again, and the file with the password may be gone
 def read_settings() -> Settings:
     """Read the environment, or end the program with a sentence that names the setting."""
     try:
@@ -85,6 +85,6 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        # A password is not for the screen, nor is one that somebody has taken for its file.
+        # Show no password: neither in a URL, nor one that was given in place of its file.
         shown = "" if name.endswith(("_url", "_file")) else f" is {first['input']!r}"
         sys.exit(f"{name.upper()}{shown}: {first['msg'].removeprefix('Value error, ').lower()}")

@@ -1,4 +1,4 @@
-"""Group commit: what arrives while one commit is under way is written by the next."""
+"""Group commit: what arrives during a commit is written together by the next one."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,33 +7,37 @@ from threading import Thread
 from typing import NamedTuple
 
 from chassis.errors import RequestError
+from tables import Row
 
 ANSWER_SECONDS, STOP_SECONDS = 5, 30
 
 
 class Job(NamedTuple):
-    rows: list[dict]
-    done: asyncio.Future
+    rows: list[Row]
+    done: asyncio.Future[None]
 
 
 class Writer:
-    """Let requests share commits: a disk takes as long for the rows of sixteen requests as for those of one.
+    """Lets requests share commits: a disk takes as long for the rows of sixteen requests as for those of one.
 
-    `insert` commits a list of rows and waits for the disk, in a thread of its own. It raises RequestError if it can do
-    nothing for any row. Any other failure may be the fault of a few: then each request is tried alone.
+    `insert` commits a list of rows and waits for the disk. It runs in a thread of this writer. It raises RequestError
+    if no row can be stored now. After any other error, which a single row may have caused, the writer halves the
+    requests until only those that contain such a row have failed.
     """
 
-    def __init__(self, insert: Callable[[list[dict]], None], max_queue: int = 4096):
+    def __init__(self, insert: Callable[[list[Row]], None], max_queue: int = 4096):
         self._insert, self._max_queue = insert, max_queue  # in rows
-        self._queue, self._waiting = SimpleQueue[Job | None](), 0  # jobs, and the number of their rows
+        self._queue = SimpleQueue[Job | None]()  # None: the last one
+        self._waiting = 0  # rows in the queue
         self._loop = asyncio.get_running_loop()
         self._thread = Thread(target=self._work, name="write", daemon=True)
         self._thread.start()
 
-    async def write(self, rows: list[dict]) -> None:
-        """Return when the rows are on disk. RequestError with 503 if too many wait, or if they are not there in time.
+    async def write(self, rows: list[Row]) -> None:
+        """Return when the rows are on disk.
 
-        Rows that were taken are written even if nobody waits for it any longer.
+        Raises RequestError (503) if too many rows are waiting, or if it takes too long. Rows that were accepted are
+        written even if the caller no longer waits.
         """
         if self._waiting >= self._max_queue:
             raise RequestError(503, "too many results wait for the disk: try again in a second", Retry_After="1")
@@ -47,38 +51,39 @@ class Writer:
             raise RequestError(503, "the database does not answer: try again later", Retry_After="1") from None
 
     async def drain(self) -> None:
-        """Take nothing more, and end the thread when all is written, unless that takes too long."""
+        """Accept nothing more. Return when everything is written, or after STOP_SECONDS."""
         self._max_queue = 0
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
     def _work(self) -> None:
-        while True:
-            batch = [self._queue.get()]
+        running = True
+        while running:
+            queued = [self._queue.get()]
             while not self._queue.empty():
-                batch.append(self._queue.get())
-            last = batch[-1] is None
-            if jobs := batch[: len(batch) - last]:
+                queued.append(self._queue.get())
+            jobs = [job for job in queued if job]
+            running = len(jobs) == len(queued)
+            if jobs:
                 self._loop.call_soon_threadsafe(self._deliver, jobs, self._commit(jobs))
-            if last:
-                return
 
     def _commit(self, jobs: list[Job]) -> list[BaseException | None]:
-        """Return what is wrong with each job: None if it is on disk."""
+        """Return the error of each job, None if its rows are on disk."""
         try:
             self._insert([row for job in jobs for row in job.rows])
             return [None] * len(jobs)
-        except BaseException as error:  # whatever it is, this thread has to go on
+        except BaseException as error:  # whatever happens, this thread has to go on
             if isinstance(error, RequestError) or len(jobs) == 1:
                 return [error] * len(jobs)
-            return [failure for job in jobs for failure in self._commit([job])]
+            middle = len(jobs) // 2
+            return self._commit(jobs[:middle]) + self._commit(jobs[middle:])
 
-    def _deliver(self, jobs: list[Job], failures: list[BaseException | None]) -> None:
-        for job, failure in zip(jobs, failures, strict=True):
+    def _deliver(self, jobs: list[Job], errors: list[BaseException | None]) -> None:
+        for job, error in zip(jobs, errors, strict=True):
             self._waiting -= max(len(job.rows), 1)
             if job.done.done():
-                continue  # its client has gone meanwhile
-            if failure:
-                job.done.set_exception(failure)
+                continue  # its client is gone
+            if error:
+                job.done.set_exception(error)
             else:
                 job.done.set_result(None)

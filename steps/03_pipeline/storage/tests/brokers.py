@@ -15,7 +15,6 @@ from pathlib import Path
 
 import nats
 from anyio.from_thread import start_blocking_portal
-from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 
@@ -82,19 +81,6 @@ class Peer:
 
     def send_results(self, *results: dict, **headers: str) -> None:
         self.send(json.dumps({"results": results}).encode(), **headers)
-
-    def ask(self, subject: str, question: bytes = b"", **headers: str) -> tuple[str, dict]:
-        """Return the status and the body of what somebody answers."""
-
-        async def ask() -> Msg:
-            # Client.request would take the status 503 for that of the broker.
-            inbox = self._client.new_inbox()
-            subscription = await self._client.subscribe(inbox)
-            await self._client.publish(subject, question, reply=inbox, headers=headers or None)
-            return await subscription.next_msg(timeout=15)
-
-        answer = self.call(ask)
-        return answer.headers["Status"], json.loads(answer.data) if answer.data else None
 
     def stream(self):
         return self.call(self.jetstream.stream_info, "RESULTS")

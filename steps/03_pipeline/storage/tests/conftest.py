@@ -6,15 +6,17 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from brokers import Broker, Peer, find_program
+from asking import is_ready
+from brokers import Broker, Peer, find_program, wait_until
 from starlette.testclient import TestClient
 
 import app
+import nats_consumer
 from database import Database
 from settings import Settings, read_settings
 
@@ -23,7 +25,7 @@ APP = ["app.py"]
 
 
 @pytest.fixture(autouse=True)
-def settings_are_read_anew():
+def settings_are_read_again():
     read_settings.cache_clear()
     yield
     read_settings.cache_clear()
@@ -96,6 +98,28 @@ def peer(broker):
     peer = Peer(broker.url)
     yield peer
     peer.close()
+
+
+@pytest.fixture
+def serve(sqlite_url, monkeypatch):
+    """Return a context manager: a client of the service, which takes messages from a broker."""
+    monkeypatch.setattr(nats_consumer, "FETCH_SECONDS", 0.1)  # a service that stops waits for its last fetch
+
+    @contextmanager
+    def serve(broker, ready: bool = True, **settings):
+        settings = {"database_url": sqlite_url, "nats_url": broker.url, **settings}
+        with TestClient(app.create_app(Settings(**settings))) as client:
+            wait_until(lambda: is_ready(client) or not ready)
+            yield client
+
+    return serve
+
+
+@pytest.fixture
+def storage(serve, peer, broker):
+    """A client of the service, connected to a broker."""
+    with serve(broker) as client:
+        yield client
 
 
 @pytest.fixture

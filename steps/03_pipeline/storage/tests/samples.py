@@ -27,3 +27,20 @@ def result(id: str = "one", seconds: float = 0, **changes) -> dict:
 def row(*args, **changes) -> dict:
     """The same as a row of the table."""
     return schemas.Result.model_validate_json(json.dumps(result(*args, **changes))).to_row()
+
+
+def letter(id: str, seconds: float = 0, **changes) -> dict:
+    """A dead letter as a row of its table."""
+    time = NOON + timedelta(seconds=seconds)
+    return {"id": id, "time": time, "subject": "results", "request_id": "r", "reason": "junk", "body": b"", **changes}
+
+
+def pages(database, limit: int, **where) -> list[str]:
+    """The ids of all pages of results."""
+    rows, before = database.newest(limit, **where)
+    ids = [row["id"] for row in rows]
+    while before:
+        rows, before = database.newest(limit, before, **where)
+        assert rows
+        ids += [row["id"] for row in rows]
+    return ids

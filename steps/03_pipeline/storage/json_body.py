@@ -1,0 +1,38 @@
+"""Read the JSON body of a request, up to a limit, and describe it at /docs.
+
+FastAPI would read the body itself, whatever its size, into Python objects that Pydantic then checks. Here Pydantic
+reads the bytes, which takes a fraction of the time for a thousand results.
+"""
+
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from chassis.errors import RequestError
+from schemas import Body
+from sentences import SENTENCES
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+async def read_json(request: Request, schema: type[BodyT], limit: int) -> BodyT:
+    """Return the body of a request as `schema`.
+
+    Raises RequestError: 415 for another content type, 413 as soon as the body has more than `limit` bytes, 400 if it
+    is not JSON, 422 if it is not valid.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestError(415, SENTENCES[415])
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise RequestError(413, f"the body is larger than {limit:,} bytes")
+    return schema.parse(bytes(body))
+
+
+def json_body(schema: type[Body]) -> dict[str, Any]:
+    """Return `openapi_extra` for a route that reads its body by read_json."""
+    described = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+    described.pop("$defs", None)  # they are among the components, since the responses use them, too
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": described}}}}

@@ -1,0 +1,43 @@
+"""What an error says: one sentence that a person can act on."""
+
+from pydantic_core import ErrorDetails
+
+from chassis.errors import RequestError
+
+MAX_RESULTS = 1024  # in one request
+
+KEY_TAKEN = "this Idempotency-Key was used for another request"
+SENTENCES: dict[int | str, str] = {
+    400: "the body is not JSON",
+    413: f"a request has at most {MAX_RESULTS:,} results: send several requests",
+    415: "send JSON, with the header Content-Type: application/json",
+    422: "results[3].features must have at least 1 number",
+    503: "the database cannot be used (database or disk is full): try again later",
+}
+
+
+def explain(error: ErrorDetails, key: str) -> RequestError:
+    """Make a sentence of the first thing that Pydantic found: which place, and what it must be.
+
+    `key` is the key that the body, an object, must have.
+    """
+    kind, limits = error["type"], error.get("ctx", {})
+    if kind == "json_invalid" and "out of range" in error["msg"]:  # a whole number of thousands of digits
+        return RequestError(422, "a number in the body has too many digits")
+    if kind == "json_invalid":
+        return RequestError(400, SENTENCES[400])
+    if kind == "too_long" and error["loc"] == ("results",):
+        return RequestError(413, SENTENCES[413])
+    if not error["loc"]:
+        return RequestError(422, f'the body must be a JSON object with a key "{key}"')
+    place = [part for part in error["loc"] if part != "[key]"]  # Pydantic's word for the name of a timing
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:80]
+    if kind == "missing":
+        return RequestError(422, f"{name} is missing")
+    if place[-1] in ("features", "probabilities"):
+        if kind == "too_short":
+            return RequestError(422, f"{name} must have at least 1 number")
+        if kind == "too_long":
+            return RequestError(422, f"{name} must have at most {limits['max_length']:,} numbers")
+    _, _, wish = error["msg"].removeprefix("Value error, ").partition(" should ")
+    return RequestError(422, f"{name} must {wish}")
