@@ -4,11 +4,13 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 from conftest import ROOT, STEPS
+from copies import SERVICES
 
 GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -21,10 +23,56 @@ def test_ruff_has_nothing_to_say(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+# Services have modules of the same names, so each folder is checked by itself, from inside.
+TYPED = {
+    ".": ["start.py"],
+    "tests": ["run.py", "trained.py"],
+    "notebooks": ["lab"],
+    "steps/01_flask": ["."],
+    "steps/02_fastapi": ["."],
+    "steps/03_pipeline": sorted(path.name for path in (STEPS / "03_pipeline").glob("*.py")),
+    **{f"steps/03_pipeline/{service}": ["."] for service in SERVICES},
+    "steps/04_docker": ["roll.py"],
+}
+
+
+@pytest.mark.parametrize("folder", TYPED)
+def test_types_are_right(folder):
+    # One cache for all: what libraries declare is read once.
+    options = [f"--config-file={ROOT}/pyproject.toml", f"--cache-dir={ROOT}/.cache/mypy"]
+    command = [sys.executable, "-m", "mypy", *options, *TYPED[folder]]
+    done = subprocess.run(command, cwd=ROOT / folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_python_file_outside_of_tests_has_its_types_checked():
+    hidden = {".venv", ".cache", "node_modules", "tests"}
+    paths = [*ROOT.glob("*.py"), *(ROOT / "notebooks").rglob("*.py"), *STEPS.rglob("*.py")]
+    found = {path.relative_to(ROOT) for path in paths} - {Path("conftest.py")}
+    for path in (path for path in found if not hidden & {*path.parts}):
+        assert any(path.is_relative_to(Path(folder, what)) for folder in TYPED for what in TYPED[folder]), path
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["check_jsonschema", "--builtin-schema=vendor.github-workflows", str(path)] for path in WORKFLOWS),
+        ["pre_commit", "validate-config"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_the_settings_of_what_runs_the_tests_are_valid(command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_lock_holds_what_pyproject_asks_for_with_hashes():
     for wanted in map(Requirement, (line for group in GROUPS.values() for line in group)):
         versions = [next(iter(pin.specifier)).version for pin in LOCKED if pin.name == wanted.name]
-        assert any(version in wanted.specifier for version in versions), f"{wanted}: lock anew (see the lock's head)"
+        assert any(version in wanted.specifier for version in versions), f"{wanted}: make the lock again (see its head)"
     assert LOCK.count("--hash=sha256:") >= len(LOCKED) > 100
     assert "://" not in LOCK  # no registry's address
 

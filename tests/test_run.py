@@ -16,8 +16,9 @@ def names(quick: bool) -> list[str]:
 
 
 def test_every_file_of_tests_and_every_notebook_is_run_once():
-    hidden = {".venv", ".cache", "node_modules"}
-    found = [*run.ROOT.rglob("test_*.py"), *run.ROOT.rglob("*.ipynb")]
+    hidden = {".venv", "node_modules", ".ipynb_checkpoints"}
+    folders = [run.ROOT / name for name in ("notebooks", "steps", "tests")]
+    found = [path for folder in folders for kind in ("test_*.py", "*.ipynb") for path in folder.rglob(kind)]
     found = [path.relative_to(run.ROOT) for path in found]
     assert sorted(names(quick=False)) == sorted(path.as_posix() for path in found if not hidden & {*path.parts})
 
