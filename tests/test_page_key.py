@@ -71,7 +71,7 @@ def test_the_page_asks_for_the_key_and_then_does_what_it_could_not_do(opened):
     expect(opened.get_by_role("alert").filter(has_text="does not take this key")).to_be_visible()
     expect(opened.get_by_label("Key", exact=True)).to_be_focused()
     expect(opened.get_by_label("Key", exact=True)).to_have_attribute("aria-invalid", "true")
-    expect(opened.locator("#digit")).to_be_empty()
+    expect(opened.locator("#prediction")).to_be_empty()
 
     enter(opened, f" {KEY} ")  # as copied from somewhere
     assert_answer(opened, 3)

@@ -1,14 +1,15 @@
-"""The key that the gateway asks for, if it was given one. Who has it may do everything."""
+"""The key that the gateway asks for, if it was given one. With the key, a client may do everything."""
 
 import hmac
 import re
 from pathlib import Path
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.errors import error_response
 
-# What probes, browsers and readers of the manual need before there is a key; none of it shows results or costs much.
+# What probes, browsers and readers of the manual need before they have a key. It shows no results and costs little.
 OPEN = {"/", "/docs", "/docs/oauth2-redirect", "/livez", "/openapi.json", "/readyz"}
 OPEN_FOLDERS = ("/static/", "/static-offline-docs/")  # the files of the page and of /docs
 MISSING = "a key is needed: send the header Authorization: Bearer KEY"
@@ -17,13 +18,13 @@ CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 def read_api_key(path: str | Path) -> bytes:
-    """Read the key from its file. ValueError, which does not tell the key, if it cannot be read or is none."""
+    """Read the key from its file. ValueError, which does not show the key, if there is no file or no valid key."""
     try:
         key = Path(path).read_bytes().strip()
     except OSError as error:
         raise ValueError(f"the file with the key cannot be read ({error.strerror})") from None
     if not re.fullmatch(rb"[!-~]{16,}", key):
-        found = "the file is empty" if not key else "what the file has is none"
+        found = "the file has something else" if key else "the file is empty"
         raise ValueError(f"a key is 16 or more visible ASCII characters without a space; {found}")
     return key
 
@@ -33,36 +34,39 @@ def is_open(path: str) -> bool:
 
 
 class KeyRequired:
-    """ASGI middleware: what is not open needs the key, as RFC 6750 has it. What lacks it is refused unread."""
+    """ASGI middleware: every path that is not open needs the key, sent as RFC 6750 says.
 
-    def __init__(self, app, key: bytes):
+    A request without it is refused before its body is read.
+    """
+
+    def __init__(self, app: ASGIApp, key: bytes):
         self.app, self.key = app, key
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not is_open(scope["path"]) and (sentence := self.refusal(scope["headers"])):
             await error_response(401, sentence, CHALLENGE)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
     def refusal(self, headers: list[tuple[bytes, bytes]]) -> str:
-        """Tell why a request may not pass; "" if it may."""
+        """Return why a request may not pass; "" if it may."""
         sent = [value for name, value in headers if name == b"authorization"]
         if not sent:
             return MISSING
         scheme, _, key = sent[0].partition(b" ")
-        # In a time that does not depend on how much of the key is right. Of several headers, who knows which counts?
-        fits = hmac.compare_digest(key.strip(b" "), self.key) and scheme.lower() == b"bearer" and len(sent) == 1
-        return "" if fits else WRONG
+        # The time must not depend on how much of the key is right. Of several headers, none counts.
+        is_right = hmac.compare_digest(key.strip(b" "), self.key) and scheme.lower() == b"bearer" and len(sent) == 1
+        return "" if is_right else WRONG
 
 
 def add_key_to_openapi(app: FastAPI) -> None:
     """Put the key into the manual of a complete application: /docs then has a button to enter it."""
-    manual = app.openapi()  # which FastAPI keeps
+    manual = app.openapi()  # FastAPI keeps it
     manual["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     refused = {"schema": {"$ref": "#/components/schemas/Error"}, "example": {"error": MISSING}}
-    reply = {"description": "Unauthorized", "content": {"application/json": refused}}
-    reply["headers"] = {name: {"schema": {"type": "string"}} for name in CHALLENGE}
+    response: dict = {"description": "Unauthorized", "content": {"application/json": refused}}
+    response["headers"] = {name: {"schema": {"type": "string"}} for name in CHALLENGE}
     for path, operations in manual["paths"].items():
         for operation in operations.values() if not is_open(path) else ():
             operation["security"] = [{"key": []}]
-            operation["responses"]["401"] = reply
+            operation["responses"]["401"] = response

@@ -1,26 +1,25 @@
-"""A connection to NATS, the message broker, that is made anew whenever it is lost."""
+"""A connection to NATS, the message broker. When it is lost, a new one is made."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Any, NamedTuple, TypeVar
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, Error, OutboundBufferLimitError, UnexpectedEOF
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
+from addresses import read_nats_servers
 from clients import FAILED, Unavailable
 
 Answer = TypeVar("Answer")
 
-ATTEMPTS = 2  # what was under way when the connection was lost is sent again over the next
-PATIENCE_SECONDS = 1  # so long after that, the next is waited for
+ATTEMPTS = 2  # what was under way when the connection was lost is sent again over the next one
+GRACE_SECONDS = 1  # for so long after a loss, calls wait for the next connection
 RETRY_SECONDS, LOOK_SECONDS, CLOSE_SECONDS = 0.1, 0.05, 1
-# What nats-py raises to who writes; the last two are the event loop's, when it knows of the end and nats-py does not.
+# What nats-py raises on a broken connection. The last two come from the event loop, when it knows of the end first.
 BROKEN = ConnectionClosedError, OutboundBufferLimitError, OSError, RuntimeError
 
 
@@ -36,62 +35,49 @@ class Lost(Exception):
 class Connection(NamedTuple):
     client: Client
     stream: JetStreamContext
-    lost: asyncio.Future
-
-    async def request(self, subject: str, content: bytes, headers: dict[str, str]) -> Msg:
-        """Ask as Client.request does, which takes an answer with status 503 for the broker's, whoever has given it."""
-        answer = asyncio.get_running_loop().create_future()
-        inbox = self.client.new_inbox()
-        subscription = await self.client.subscribe(inbox, future=answer, max_msgs=1)
-        try:
-            await self.client.publish(subject, content, reply=inbox, headers=headers)
-            return await answer
-        finally:
-            with suppress(Error):
-                await subscription.unsubscribe()
+    lost: asyncio.Future[None]
 
 
 class Broker:
-    """A broker at one address, or a cluster at several; all with the same user, or ValueError."""
+    """A broker at one address, or a cluster at several. ValueError if the URLs cannot be used."""
 
     def __init__(self, urls: str):
-        parts = [urlsplit(url.strip().rstrip("/")) for url in urls.split(",")]
-        if any(part.path or part.query or part.fragment for part in parts):
-            raise ValueError("needed is nats://HOST:PORT or nats://USER:PASSWORD@HOST:PORT, and %23 for a # in these")
-        self.urls = [f"nats://{part.netloc.rpartition('@')[2]}" for part in parts]  # these may be shown
-        (user, password), *others = {(part.username, part.password) for part in parts}
-        if others:
-            raise ValueError("all URLs of a cluster must have the same user and password")
-        login = {"token": user} if password is None else {"user": user, "password": password}
-        self._login = {name: unquote(value) for name, value in login.items() if value is not None}
+        self._servers = read_nats_servers(urls)
+        self.urls = self._servers.urls
 
     def open(self) -> None:
         loop = asyncio.get_running_loop()
-        self._connection, self._lost_at, self._told = loop.create_future(), loop.time(), None
+        self._connection: asyncio.Future[Connection] = loop.create_future()
+        self._lost_at = loop.time()
+        self._logged: bool | None = None  # the state that the log has last told
         self._keeping = asyncio.create_task(self._keep_connected())
 
     async def close(self) -> None:
         self._keeping.cancel()
         await asyncio.wait([self._keeping])
 
-    async def ask(self, call: Callable[[Connection], Awaitable[Answer]], seconds: float, late: Unavailable) -> Answer:
-        """Return what `call` gets over a connection. Unavailable if there is none; `late` if that takes too long.
+    @property
+    def is_connected(self) -> bool:
+        return self._connection.done()
 
-        What `call` asks must be safe to repeat.
+    async def ask(self, call: Callable[[Connection], Awaitable[Answer]], seconds: float) -> Answer:
+        """Return what `call` gets over a connection. BrokerUnavailable if that fails or takes too long.
+
+        `call` may be made twice, so what it asks must be safe to repeat.
         """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(seconds):
                 for _ in range(ATTEMPTS):
-                    if not self._connection.done() and loop.time() > self._lost_at + PATIENCE_SECONDS:
+                    if not self.is_connected and loop.time() > self._lost_at + GRACE_SECONDS:
                         break
                     connection = await asyncio.shield(self._connection)
                     with suppress(Lost):
                         return await unless_lost(connection, call(connection))
                     FAILED.labels("storage").inc()
         except TimeoutError:
-            if self._connection.done():
-                raise late from None
+            if self.is_connected:
+                raise BrokerUnavailable("has not acknowledged it in time") from None
         except APIError as error:
             why = getattr(error, "description", None) or "it has no JetStream"
             raise BrokerUnavailable(f"cannot keep it: {why}") from error
@@ -100,9 +86,9 @@ class Broker:
         raise BrokerUnavailable("cannot be reached")
 
     async def _keep_connected(self) -> None:
-        """Connect, and again when the connection is lost, each time with a new client.
+        """Connect, and connect again when the connection is lost, each time with a new client.
 
-        One client could do that by itself. But it keeps what it could not send and sends it later, it waits until a
+        One client could reconnect by itself. But it keeps what it could not send and sends it later, it waits until a
         dead connection has taken what was written to it, and it gives up for good if the broker sends it an error.
         """
         loop = asyncio.get_running_loop()
@@ -110,14 +96,14 @@ class Broker:
             client = Client()
             try:
                 await self._connect(client)
-                self._tell(True)
-                stream = client.jetstream(timeout=3600)  # those who ask have deadlines
+                self._log_change(True)
+                stream = client.jetstream(timeout=3600)  # callers have deadlines of their own
                 self._connection.set_result(Connection(client, stream, loop.create_future()))
-                while client.is_connected:  # it calls back when all is closed, which may take minutes
+                while client.is_connected:  # its own callback comes when all is closed, which may take minutes
                     await asyncio.sleep(LOOK_SECONDS)
-                self._tell(False, "the connection was lost")
-            except Exception as error:  # whatever it is, this task has to go on
-                self._tell(False, error)
+                self._log_change(False, "the connection was lost")
+            except Exception as error:  # whatever happens, this task must go on
+                self._log_change(False, error)
             finally:
                 if self._connection.done():
                     self._connection.result().lost.set_result(None)
@@ -125,36 +111,36 @@ class Broker:
                 with suppress(Exception):
                     async with asyncio.timeout(CLOSE_SECONDS):
                         await client.close()
-                for subscription in client._subs.values():  # running still, if that has failed
-                    subscription._stop_processing()
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _connect(self, client: Client) -> None:
-        """Return when somebody has answered; it is no error that nobody listens yet."""
+        """Return when a broker has answered. Keep trying while no broker listens."""
 
         async def note(error: Exception) -> None:
             if not client.is_connected:
-                self._tell(False, error)
+                self._log_change(False, error)
             elif not isinstance(error, UnexpectedEOF):
                 logging.warning("the broker says: %s", error)
 
         await client.connect(
             self.urls,
-            **self._login,
+            user=self._servers.user,
+            password=self._servers.password,
+            token=self._servers.token,
             error_cb=note,
             allow_reconnect=False,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=RETRY_SECONDS,
+            reconnect_time_wait=RETRY_SECONDS,  # type: ignore[arg-type]  # nats-py says int, and sleeps for it
             connect_timeout=1,
             ping_interval=1,  # two pings without an answer end the connection
             pending_size=0,  # what cannot be sent is not kept
         )
 
-    def _tell(self, connected: bool, why: Exception | str = "") -> None:
-        """Leave a line in the log when the state changes, not for every attempt."""
-        if connected is self._told:
+    def _log_change(self, connected: bool, why: Exception | str = "") -> None:
+        """Write a line to the log when the state changes, not for every attempt."""
+        if connected is self._logged:
             return
-        self._told, where = connected, ", ".join(self.urls)
+        self._logged, where = connected, ", ".join(self.urls)
         if connected:
             logging.info("connected to the broker at %s", where)
         else:
@@ -162,10 +148,11 @@ class Broker:
 
 
 async def unless_lost(connection: Connection, call: Awaitable[Answer]) -> Answer:
-    """Return what a call returns. Lost if the connection is, which the call itself would not notice."""
+    """Return what a call returns. Lost if the connection is lost meanwhile, which the call would not notice."""
     answer = asyncio.ensure_future(call)
     try:
-        await asyncio.wait({answer, connection.lost}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {answer, connection.lost}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
     except BROKEN:  # before _keep_connected has looked

@@ -1,61 +1,100 @@
-"""What the gateway asks of the services behind it, whatever wire carries it. Each over_*.py answers it over one."""
+"""What the gateway asks of the services behind it. Each transport has a client that implements this."""
 
-from typing import Literal, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from time import perf_counter
+from typing import Literal, NamedTuple
 
 from prometheus_client import Counter
 
 from chassis.errors import RequestError
-from responses import Extraction, Listing, Summary
+from idempotency import IdempotencyKey
+from responses import Extraction, Health, Label, Listing, Result, Summary
 
-FAILED = Counter("failed_attempts", "Calls that found nobody or were cut; over gRPC, the last attempts", ["service"])
+FAILED = Counter("failed_attempts", "Calls that could not be sent or were cut; over gRPC, last attempts", ["service"])
+
+Stored = Literal[True, "queued"]  # True: storage has it on disk; "queued": a broker keeps it until storage has it
 
 
 class Unavailable(RequestError):
-    """A service that should have answered did not, or could not."""
+    """A service did not answer, or could not do what it was asked for."""
 
     def __init__(self, service: str, why: str):
         super().__init__(503, f"{service} {why}", Retry_After="1")
 
 
-class Service(Protocol):
-    """A service over one wire. Methods with `seconds` are Unavailable if there is no answer by then."""
+class Service(ABC):
+    """A service over one transport. Methods with `seconds` raise Unavailable if there is no answer by then."""
 
     name: str
+    urls: list[str]
 
+    @abstractmethod
     async def open(self) -> None:
-        """Make what calls go through, where an event loop runs. Nobody has to be there yet."""
+        """Prepare the connections; an event loop must run. The service need not be there yet."""
 
+    @abstractmethod
     async def close(self) -> None: ...
 
-    async def health(self, seconds: float) -> dict:
-        """Tell `ready`, `url`, how many `ms` it took to find out, and the `reason` if not all is well, else None."""
+    @abstractmethod
+    async def check(self, seconds: float) -> tuple[bool, str | None]:
+        """Return whether the service is ready, and why it, or one of its replicas, is not."""
+
+    async def health(self, seconds: float) -> Health:
+        began = perf_counter()
+        ready, reason = await self.check(seconds)
+        ms = round(1000 * (perf_counter() - began), 1)
+        return Health(ready=ready, url=", ".join(self.urls), ms=ms, reason=reason)
 
 
-class Preprocess(Service, Protocol):
-    async def extract(self, picture: bytes, kind: str, seconds: float) -> Extraction:
-        """Return the features of a picture of media type `kind`. RequestError if it is none."""
+class Preprocess(Service):
+    name = "preprocess"
+
+    @abstractmethod
+    async def extract(self, picture: bytes, content_type: str, seconds: float) -> Extraction:
+        """Return the features of a picture. RequestError (4xx) if preprocess cannot read it."""
 
 
 class Prediction(NamedTuple):
-    digit: int
-    probabilities: list[float]
+    prediction: Label
+    probabilities: list[float] | None  # None: the model has no probabilities
     model: dict[str, str]  # version and format
 
 
-class Inference(Service, Protocol):
-    calls: int  # that are of use at the same time
+class Inference(Service):
+    name = "inference"
+    calls: int  # how many at the same time are useful
 
+    @abstractmethod
     async def predict(self, rows: list[list[float]], seconds: float) -> list[Prediction]:
-        """Recognize up to 1,024 rows of 64 numbers."""
+        """Return a prediction for each of up to 1,024 rows of features."""
 
 
-class Storage(Service, Protocol):
-    async def claim(self, key: str, request: str, seconds: float) -> None:
-        """Keep a key for a request, both SHA-256 in hex, for a day. RequestError with 422 if it is another request's."""
+class Storage(Service):
+    name = "storage"
 
-    async def record(self, results: list[dict], seconds: float) -> list[Literal[True, "queued"]]:
-        """Return for each result what is certain: True if it is stored, "queued" if a broker keeps it until it is."""
+    @abstractmethod
+    async def claim(self, key: IdempotencyKey, seconds: float) -> list[Result]:
+        """Give a key to a request, for a day. Return the results that are kept for this request, if there are any.
 
-    async def list(self, query: dict, seconds: float) -> Listing: ...
+        Raises RequestError (422) if the key belongs to another request.
+        """
 
+    @abstractmethod
+    async def record(self, results: list[Result], seconds: float) -> list[Stored]:
+        """Record results; say for each what is certain."""
+
+    @abstractmethod
+    async def record_once(
+        self, key: IdempotencyKey, results: list[Result], seconds: float
+    ) -> tuple[list[Result], Stored]:
+        """Record the results of a claimed key unless it has results already. Return those that are kept."""
+
+    @abstractmethod
+    async def list(self, query: dict[str, str | int | None], seconds: float) -> Listing: ...
+
+    @abstractmethod
     async def summarize(self, seconds: float) -> Summary: ...
+
+    def queue_metrics(self) -> bytes:
+        """Metrics of the queue before storage, as Prometheus reads them; empty if there is no queue."""
+        return b""

@@ -1,144 +1,172 @@
-"""Storage behind NATS, a message broker. What JetStream, its disk, has acknowledged waits there until storage has it.
-
-Results are messages: storage may be down for an hour. What is asked of storage is a request, and has no answer then.
+"""Storage behind NATS, a message broker: results are messages, and JetStream keeps them on its disk until storage has
+stored them. So storage may be down for an hour. Lists, the summary and health are asked for over HTTP, as always.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
-from math import nan
-from typing import Literal, TypeVar
 
 import orjson
-from nats.js.api import StorageType
+from nats.js.api import KeyValueConfig, StorageType, StreamState
 from nats.js.errors import APIError, BucketNotFoundError, KeyWrongLastSequenceError, NoStreamResponseError
-from prometheus_client import Gauge
+from nats.js.kv import KeyValue
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from pydantic import BaseModel
 
+import rest_client
 from broker import Broker, BrokerUnavailable, Connection
 from chassis.errors import RequestError
 from chassis.telemetry import request_id
-from clients import Unavailable
-from responses import Listing, Summary
-
-Answer = TypeVar("Answer")
+from clients import Stored
+from idempotency import KEY_TAKEN, IdempotencyKey
+from responses import Result
 
 STREAM, SUBJECT = "RESULTS", "results"  # storage makes the stream
-CLAIMS = {"bucket": "claims", "storage": StorageType.FILE, "ttl": 24 * 3600, "max_bytes": 256_000_000}
-FULL = 10077  # what JetStream calls a stream that has no room for a message
+CLAIMS = KeyValueConfig(bucket="claims", storage=StorageType.FILE, ttl=24 * 3600, max_bytes=256_000_000)
+FULL = 10077  # JetStream's error code: the stream has no room for a message
 HEADER_BYTES = 5000  # at most: X-Request-ID with as many ids as share a message, and the rest
 MEASURE_SECONDS = 1
 
-QUEUE = [  # not a number while nobody can tell
-    Gauge("queue_messages", "Messages that wait in the broker for storage", multiprocess_mode="mostrecent"),
-    Gauge("queue_bytes", "Bytes that they take of its disk", multiprocess_mode="mostrecent"),
-]
-for gauge in QUEUE:
-    gauge.set(nan)
+
+class Claim(BaseModel):
+    """What the broker keeps under an Idempotency-Key: its request, and the results once there are some."""
+
+    request: str
+    results: list[Result] = []
 
 
-class Storage:
-    name = "storage"
+class Queue(Collector):
+    """How many messages wait in the broker. There are no metrics while that is not known."""
 
-    def __init__(self, urls: str):
+    state: StreamState | None = None
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        if self.state:
+            waiting = "Messages that wait in the broker for storage"
+            yield GaugeMetricFamily("queue_messages", waiting, self.state.messages)
+            yield GaugeMetricFamily("queue_bytes", "Bytes that they take of its disk", self.state.bytes)
+
+
+class Storage(rest_client.Storage):
+    """Records through the broker, and asks storage itself over HTTP."""
+
+    def __init__(self, urls: str, http_urls: str, connect_seconds: float):
+        super().__init__(http_urls, connect_seconds)
         self._broker = Broker(urls)
+        self.urls = self._broker.urls
+        self._queue = Queue()
 
     async def open(self) -> None:
+        await super().open()
         self._broker.open()
         self._measuring = asyncio.create_task(self._measure())
 
     async def close(self) -> None:
         self._measuring.cancel()
         await self._broker.close()
+        await super().close()
 
-    async def claim(self, key: str, request: str, seconds: float) -> None:
-        async def keep(connection: Connection) -> bytes:
+    async def check(self, seconds: float) -> tuple[bool, str | None]:
+        """Ask storage over HTTP. Without a broker nothing reaches it, however ready it is."""
+        if not self._broker.is_connected:
+            return False, "the broker cannot be reached"
+        return await super().check(seconds)
+
+    async def claim(self, key: IdempotencyKey, seconds: float) -> list[Result]:
+        async def create(connection: Connection) -> Claim:
+            claims, own = await open_claims(connection), Claim(request=key.request)
             try:
-                claims = await connection.stream.key_value(CLAIMS["bucket"])
-            except BucketNotFoundError:
-                claims = await connection.stream.create_key_value(**CLAIMS)
+                await claims.create(key.key, own.model_dump_json().encode())
+                return own
+            except KeyWrongLastSequenceError:  # it exists
+                return (await read_claim(claims, key.key))[0]
+
+        kept = await self._broker.ask(create, seconds)
+        if kept.request != key.request:
+            raise RequestError(422, KEY_TAKEN)
+        return kept.results
+
+    async def record_once(
+        self, key: IdempotencyKey, results: list[Result], seconds: float
+    ) -> tuple[list[Result], Stored]:
+        """Keep the results under the key, then publish them.
+
+        Of several gateways, the first to update the claim wins; the others publish its results, which storage stores
+        once. If a gateway dies in between, the next request with the key publishes them.
+        """
+
+        async def keep(connection: Connection) -> list[Result]:
+            claims = await open_claims(connection)
+            kept, revision = await read_claim(claims, key.key)
+            if kept.results:
+                return kept.results
+            body = orjson.dumps({"request": key.request, "results": results})
+            check_size(connection, body)
             try:
-                await claims.create(key, request.encode())
-            except KeyWrongLastSequenceError:  # somebody has it
-                return (await claims.get(key)).value
-            return request.encode()
+                await claims.update(key.key, body, last=revision)
+                return results
+            except KeyWrongLastSequenceError:  # another gateway was faster
+                return (await read_claim(claims, key.key))[0].results
 
-        late = BrokerUnavailable("has not acknowledged it in time")
-        if await self._broker.ask(keep, seconds, late) != request.encode():
-            raise RequestError(422, "this Idempotency-Key was used for another request")
+        begin = asyncio.get_running_loop().time()
+        kept = await self._broker.ask(keep, seconds)
+        await self.record(kept, begin + seconds - asyncio.get_running_loop().time())
+        return kept, "queued"
 
-    async def record(self, results: list[dict], seconds: float) -> list[Literal["queued"]]:
+    async def record(self, results: list[Result], seconds: float) -> list[Stored]:
         body = orjson.dumps({"results": results})
-        # By its id the broker knows a message that comes again. Of a whole body, since what it has results of may vary.
-        headers = {"Nats-Msg-Id": sha256(body).hexdigest(), "X-Request-ID": request_id.get()}
+        # By this id the broker knows a message that is sent again. It is made of the whole body: which results share a
+        # message varies.
+        headers = {"Nats-Msg-Id": sha256(body).hexdigest(), "X-Request-ID": request_id.get() or ""}
 
         async def publish(connection: Connection) -> None:
-            if len(body) + HEADER_BYTES > connection.client.max_payload:
-                raise BrokerUnavailable(f"takes no message of {len(body):,} bytes")
+            check_size(connection, body)
             try:
                 await connection.stream.publish(SUBJECT, body, stream=STREAM, headers=headers)
             except NoStreamResponseError:
                 raise BrokerUnavailable("has no queue for results yet: storage has to connect to it once") from None
             except APIError as error:
-                if error.err_code == FULL and "maximum" in error.description:
+                if error.err_code == FULL and "maximum" in (error.description or ""):
                     raise BrokerUnavailable("cannot keep it: its queue is full") from None
                 raise
 
-        # Those who wait for it have the same deadline, and are to hear why.
-        await self._broker.ask(publish, 0.9 * seconds, BrokerUnavailable("has not acknowledged it in time"))
+        # A little less than what the requests wait for, so that they hear the reason.
+        await self._broker.ask(publish, 0.9 * seconds)
         return ["queued"] * len(results)
 
-    async def list(self, query: dict, seconds: float) -> Listing:
-        return await self._read(Listing.model_validate_json, "storage.results", query, seconds)
-
-    async def summarize(self, seconds: float) -> Summary:
-        return await self._read(Summary.model_validate_json, "storage.summary", {}, seconds)
-
-    async def health(self, seconds: float) -> dict:
-        """Ask storage, through the broker: it is ready if both are."""
-        began, reason = asyncio.get_running_loop().time(), None
-        try:
-            status, content = await self._request("storage.ready", {}, seconds, name="it")
-            reason = None if status == 200 else orjson.loads(content)["error"]
-        except Unavailable as unavailable:
-            reason = unavailable.sentence
-        except (ValueError, TypeError, KeyError):
-            reason = "it has given an answer that makes no sense"
-        took = asyncio.get_running_loop().time() - began
-        url = ", ".join(self._broker.urls)
-        return {"ready": reason is None, "url": url, "ms": round(1000 * took, 1), "reason": reason}
-
-    async def _read(self, read: Callable[[bytes], Answer], subject: str, asked: dict, seconds: float) -> Answer:
-        """Return what storage answers, as `read` understands it. RequestError as storage has refused it."""
-        status, content = await self._request(subject, asked, seconds)
-        try:
-            if status == 200:
-                return read(content)
-            sentence = orjson.loads(content)["error"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise Unavailable(self.name, "has given an answer that makes no sense") from error
-        if status in (400, 413, 415, 422):
-            raise RequestError(status, sentence)
-        raise Unavailable(self.name, f"cannot help: {sentence}")
-
-    async def _request(self, subject: str, asked: dict, seconds: float, name: str = name) -> tuple[int, bytes]:
-        """Return status and content of what storage answers. Unavailable, with `name` for it, if it does not."""
-        body, headers = orjson.dumps(asked), {"X-Request-ID": request_id.get()}
-        late = Unavailable(name, "has not answered in time")
-        answer = await self._broker.ask(lambda it: it.request(subject, body, headers), seconds, late)
-        status = (answer.headers or {}).get("Status", "")
-        if status == "503" and not answer.data:  # the broker says that nobody listens
-            raise Unavailable(name, "cannot be reached")
-        return int(status) if status.isdecimal() else 0, answer.data
+    def queue_metrics(self) -> bytes:
+        registry = CollectorRegistry()  # of this process: each worker measures by itself
+        registry.register(self._queue)
+        return generate_latest(registry)
 
     async def _measure(self) -> None:
-        """Keep the gauges up to date, also while storage is down."""
-        late = BrokerUnavailable("has not answered in time")
+        """Measure the queue, also while storage is down."""
         while True:
-            waiting = nan, nan
+            state = None
             with suppress(Exception):  # it is asked again soon
-                info = await self._broker.ask(lambda it: it.stream.stream_info(STREAM), MEASURE_SECONDS, late)
-                waiting = info.state.messages, info.state.bytes
-            for gauge, value in zip(QUEUE, waiting, strict=True):
-                gauge.set(value)
+                info = await self._broker.ask(lambda it: it.stream.stream_info(STREAM), MEASURE_SECONDS)
+                state = info.state
+            self._queue.state = state
             await asyncio.sleep(MEASURE_SECONDS)
+
+
+async def open_claims(connection: Connection) -> KeyValue:
+    """Return the bucket of the claims; create it if it is missing."""
+    try:
+        return await connection.stream.key_value(CLAIMS.bucket)
+    except BucketNotFoundError:
+        return await connection.stream.create_key_value(CLAIMS)
+
+
+async def read_claim(claims: KeyValue, key: str) -> tuple[Claim, int | None]:
+    """Return what is kept under a key, and its revision."""
+    entry = await claims.get(key)
+    return Claim.model_validate_json(entry.value or b""), entry.revision
+
+
+def check_size(connection: Connection, body: bytes) -> None:
+    if len(body) + HEADER_BYTES > connection.client.max_payload:
+        raise BrokerUnavailable(f"takes no message of {len(body):,} bytes")

@@ -1,74 +1,88 @@
-"""The public door: rows of features as JSON, or a picture, bare or in a form; perhaps with a key against doubles."""
+"""What POST /inferir takes: rows of features as JSON, or a picture, alone or in a form; perhaps an Idempotency-Key."""
 
-import re
-from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 
+import idempotency
 from chassis.errors import RequestError
-from fast import FastRoute, content_type, read_body
-from pipeline import Claim, Picture, Question
+from idempotency import IdempotencyKey
 from responses import SENTENCES
+from schemas import EXAMPLES, InferirRequest, explain
 
 PICTURES = ("image/png", "image/jpeg")
-binary = {"schema": {"type": "string", "format": "binary"}}
-image = {"type": "object", "properties": {"image": binary["schema"]}, "required": ["image"]}
-key = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "A request that is sent again with its key gets the same id, and is stored once. Keys last a day.",
-    "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+FORM, JSON = "multipart/form-data", "application/json"
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+FORM_WITH_IMAGE = {"schema": {"type": "object", "properties": {"image": BINARY["schema"]}, "required": ["image"]}}
+# The route reads its body by itself, since FastAPI's parameters take one content type. So the manual is told here.
+MANUAL: dict[str, Any] = {
+    "parameters": [idempotency.HEADER],
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {"schema": InferirRequest.model_json_schema(), "examples": EXAMPLES},
+            **dict.fromkeys(PICTURES, BINARY),
+            FORM: FORM_WITH_IMAGE,
+        },
+    },
 }
-# FastAPI knows of the JSON; this is for the manual
-MANUAL = {
-    "parameters": [key],
-    "requestBody": {"content": {**dict.fromkeys(PICTURES, binary), "multipart/form-data": {"schema": image}}},
-}
 
 
-class DoorRoute(FastRoute):
-    """A fast route that takes pictures beside JSON. Its endpoint gets a Question."""
+@dataclass
+class Picture:
+    """A PNG or JPEG as it came, with its media type. Whether it can be read is for preprocess to find out."""
 
-    content_types, wanted = ("application/json", "multipart/form-data", *PICTURES), SENTENCES[415]
-
-    async def read(self, scope, receive) -> Question:
-        own_key, kind = read_key(scope["headers"]), content_type(scope["headers"])
-        if kind not in self.content_types:
-            raise RequestError(415, self.wanted)
-        body = await read_body(receive, self.max_body_size)
-        if kind == "application/json":
-            asked = self.parse(body)
-        else:
-            asked = Picture(body, kind) if kind in PICTURES else await read_form(Headers(scope=scope), body)
-            body, kind = asked.content, asked.type  # the same form has another boundary when it is sent again
-        return Question(asked, own_key and Claim.make(own_key, kind, body))
+    content: bytes
+    content_type: str
 
 
-def read_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """Return the Idempotency-Key, if there is one. RequestError with 422 if there are several, or if it is unfit."""
-    keys = [value for name, value in headers if name == b"idempotency-key"]
-    if len(keys) > 1 or not all(re.fullmatch(rb"[!-~]{1,128}", key) for key in keys):
-        raise RequestError(422, "send one Idempotency-Key, of 1 to 128 visible ASCII characters")
-    return keys[0] if keys else None
+class InferenceRequest(NamedTuple):
+    content: InferirRequest | Picture
+    key: IdempotencyKey | None = None
 
 
-async def read_form(headers: Headers, body: bytes) -> Picture:
-    """Return the file `image` of a form. RequestError with 400 if it is no form, with 422 if it has no such file."""
+async def read_request(request: Request) -> InferenceRequest:
+    """Read the request of a client. RequestError (400, 413, 415 or 422) says what is wrong with it."""
+    key = idempotency.read_key(request.scope["headers"])
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in (JSON, FORM, *PICTURES):
+        raise RequestError(415, SENTENCES[415])
+    body = await request.body()
+    content: InferirRequest | Picture
+    if content_type == JSON:
+        content = read_json(body)
+    else:
+        content = Picture(body, content_type) if content_type in PICTURES else await read_form(request)
+        # The same form has another boundary when it is sent again; the picture in it is the same.
+        body, content_type = content.content, content.content_type
+    return InferenceRequest(content, IdempotencyKey.make(key, content_type, body) if key else None)
 
-    async def stream():
-        yield body
 
+def read_json(body: bytes) -> InferirRequest:
     try:
-        form = await MultiPartParser(headers, stream(), max_files=10, max_fields=10).parse()
-    except (MultiPartException, ValueError) as error:
+        return InferirRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise explain(error.errors(include_url=False)) from error
+
+
+async def read_form(request: Request) -> Picture:
+    """Return the file `image` of a form. RequestError: 400 if it is not a form, 422 if it has no such file."""
+    try:
+        form: FormData = await request.form(max_files=10, max_fields=10)
+    except (HTTPException, MultiPartException, ValueError) as error:
         raise RequestError(400, "the form cannot be read: send one with a file `image`") from error
     try:
         file = form.get("image")
         if not isinstance(file, UploadFile):
             raise RequestError(422, "the form has no file `image`: send the picture under that name")
         # Clients often do not say what a file is; preprocess looks for itself.
-        kind = file.content_type if file.content_type in PICTURES else "application/octet-stream"
-        return Picture(await file.read(), kind)
+        content_type = file.content_type if file.content_type in PICTURES else None
+        return Picture(await file.read(), content_type or "application/octet-stream")
     finally:
         await form.close()

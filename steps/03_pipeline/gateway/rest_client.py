@@ -1,9 +1,9 @@
-"""The services behind the gateway, over REST: kept connections, deadlines, and repetition where it helps."""
+"""The services behind the gateway, over REST: kept connections, deadlines, and retries where they help."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
-from typing import Literal, TypeVar
+from typing import NoReturn, TypeVar
 from urllib.parse import urlencode
 
 import orjson
@@ -19,45 +19,51 @@ from aiohttp import (
 )
 from stamina.instrumentation import set_on_retry_hooks
 
+import clients
+from addresses import split_urls
 from chassis.errors import RequestError
 from chassis.telemetry import request_id
-from clients import FAILED, Prediction, Unavailable
+from clients import FAILED, Prediction, Stored, Unavailable
 from coalescing import CALLS
-from responses import Claimed, Extraction, Listing, Stored, Summary
+from idempotency import IdempotencyKey
+from responses import Claimed, Extraction, Listing, Recorded, Result, Summary
 from schemas import InferirResponse
 
 Answer = TypeVar("Answer")
 
 # All that the gateway asks is safe to repeat: features and predictions change nothing, storage knows a result by its
-# id. Waits of 20 and 40 ms, each with up to 20 ms of jitter, so that many gateways do not come back in step.
+# id. Waits of 20 and 40 ms, each with up to 20 ms of jitter, so that many gateways do not retry at the same moment.
 LOST = ClientConnectionError, ClientPayloadError
-repeat = stamina.AsyncRetryingCaller(attempts=3, timeout=None, wait_initial=0.02, wait_jitter=0.02).on(LOST)
-set_on_retry_hooks([])  # a line in the log for each would be too much
-CONNECT_SECONDS = 0.1  # on one machine or in one network; Windows takes 2 s to refuse a connection
+retry = stamina.AsyncRetryingCaller(attempts=3, timeout=None, wait_initial=0.02, wait_jitter=0.02).on(LOST)
+set_on_retry_hooks([])  # do not log each retry
 AVOID_SECONDS = 1  # a replica that has failed is asked after the others
+NONSENSE = "has given an answer that makes no sense"
 
 
-class Unfit(ClientConnectionError):
-    """One replica of several that says 503; the others may do."""
+class ReplicaUnavailable(ClientConnectionError):
+    """One replica of several answers 503: another one may do better."""
 
 
-class Service:
-    """A service at one address, or at several that take turns. One that fails is passed over for a second."""
+class RestClient(clients.Service):
+    """A service at one address, or at several that take turns. One that fails comes last for a second."""
 
-    name = ""
-
-    def __init__(self, urls: str):
-        self.urls = [url.strip().rstrip("/") for url in urls.split(",")]
-        self.calls = CALLS * len(self.urls)
-        self._turn, self._failed = 0, dict.fromkeys(self.urls, float("-inf"))
+    def __init__(self, urls: str, connect_seconds: float):
+        self.urls = self._replicas = split_urls(urls)
+        self.calls = CALLS * len(self._replicas)
+        self._connect_seconds = connect_seconds
+        self._turn, self._failed_at = 0, dict.fromkeys(self._replicas, float("-inf"))
 
     async def open(self) -> None:
         """At most 100 connections to each address, kept for less time than uvicorn keeps them (5 s)."""
-        timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)  # the rest is the deadline's
-        # A name may stand for several replicas. If one has not answered after 20 ms, the next is tried, too; one that
-        # is gone is forgotten after a second.
-        names = {"ttl_dns_cache": 1, "happy_eyeballs_delay": 0.02}
-        connector = TCPConnector(limit=0, limit_per_host=100, keepalive_timeout=4, **names)
+        timeout = ClientTimeout(total=None, sock_connect=self._connect_seconds)  # the rest is the deadline's
+        connector = TCPConnector(
+            limit=0,
+            limit_per_host=100,
+            keepalive_timeout=4,
+            # A name may stand for several replicas. If one has not answered after 20 ms, the next is tried as well.
+            happy_eyeballs_delay=0.02,
+            ttl_dns_cache=1,  # a replica that is gone is forgotten after a second
+        )
         self._session = ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=timeout)
 
     async def close(self) -> None:
@@ -70,113 +76,113 @@ class Service:
         method: str,
         path: str,
         body: bytes = b"",
-        kind: str = "application/json",
+        content_type: str = "application/json",
     ) -> Answer:
-        """Return the answer, as `read` understands it (ValueError if it does not).
+        """Return what `read` makes of the answer's body; `read` raises ValueError if it cannot read it.
 
-        RequestError as the service refused if that is the client's fault (4xx). Unavailable if the service cannot be reached
-        in three attempts, does not answer within `seconds`, or says that it cannot.
+        Raises RequestError with the service's own status and sentence if the request is at fault (4xx). Raises
+        Unavailable if the service cannot be reached in three attempts, is late, or says that it cannot help.
         """
         replicas = self._in_turn()
         try:
             async with asyncio.timeout(seconds):
-                status, content = await repeat(self._send, replicas, method, path, body, kind)
+                status, content = await retry(self._send, replicas, method, path, body, content_type)
             if status < 400:
                 return read(content)
-            sentence = orjson.loads(content)["error"]
-        except Unfit as unfit:
-            raise Unavailable(self.name, f"cannot help: {unfit}") from None
-        except LOST as error:  # before TimeoutError, which one of them is, too
+            self._refuse(status, orjson.loads(content)["error"])
+        except ReplicaUnavailable as error:
+            raise Unavailable(self.name, f"cannot help: {error}") from None
+        except LOST as error:  # before TimeoutError, since one of them is a TimeoutError too
             raise Unavailable(self.name, "cannot be reached") from error
         except TimeoutError:
             raise Unavailable(self.name, "has not answered in time") from None
         except (ClientError, ValueError, TypeError, KeyError) as error:
-            raise Unavailable(self.name, "has given an answer that makes no sense") from error
+            raise Unavailable(self.name, NONSENSE) from error
+
+    def _refuse(self, status: int, sentence: str) -> NoReturn:
         if status in (400, 413, 415, 422):
             raise RequestError(status, sentence)
         raise Unavailable(self.name, f"cannot help: {sentence}")
 
     def _in_turn(self) -> Iterator[str]:
         """The replicas for one attempt after another: the next one first, those that have just failed last."""
-        self._turn = (self._turn + 1) % len(self.urls)
-        urls, now = self.urls[self._turn :] + self.urls[: self._turn], asyncio.get_running_loop().time()
-        return cycle(sorted(urls, key=lambda url: now - self._failed[url] < AVOID_SECONDS))
+        self._turn = (self._turn + 1) % len(self._replicas)
+        urls, now = self._replicas[self._turn :] + self._replicas[: self._turn], asyncio.get_running_loop().time()
+        return cycle(sorted(urls, key=lambda url: now - self._failed_at[url] < AVOID_SECONDS))
 
-    async def _send(self, replicas: Iterator[str], method: str, path: str, body: bytes, kind: str) -> tuple[int, bytes]:
-        url, headers = next(replicas), {"Content-Type": kind, "X-Request-ID": request_id.get()}
+    async def _send(
+        self, replicas: Iterator[str], method: str, path: str, body: bytes, content_type: str
+    ) -> tuple[int, bytes]:
+        url, headers = next(replicas), {"Content-Type": content_type, "X-Request-ID": request_id.get() or ""}
         try:
-            async with self._session.request(method, url + path, data=body, headers=headers) as reply:
-                content = await reply.read()
-                if reply.status == 503 and len(self.urls) > 1:
-                    raise Unfit(orjson.loads(content)["error"])
-                return reply.status, content
+            async with self._session.request(method, url + path, data=body, headers=headers) as response:
+                content = await response.read()
+                if response.status == 503 and len(self._replicas) > 1:
+                    raise ReplicaUnavailable(orjson.loads(content)["error"])
+                return response.status, content
         except LOST:
-            self._failed[url] = asyncio.get_running_loop().time()
+            self._failed_at[url] = asyncio.get_running_loop().time()
             FAILED.labels(self.name).inc()
             raise
 
-    async def health(self, seconds: float) -> dict:
-        """Ask each replica whether it is ready. The service is if one of them is."""
-        began = asyncio.get_running_loop().time()
-        reasons = await asyncio.gather(*(self._reason(url, seconds) for url in self.urls))
-        took = asyncio.get_running_loop().time() - began
-        several = len(self.urls) > 1
-        told = "; ".join(
-            f"{url}: {reason}" if several else reason for url, reason in zip(self.urls, reasons, strict=True) if reason
-        )
-        return {
-            "ready": None in reasons,
-            "url": ", ".join(self.urls),
-            "ms": round(1000 * took, 1),
-            "reason": told or None,
-        }
+    async def check(self, seconds: float) -> tuple[bool, str | None]:
+        """Ask each replica whether it is ready. The service is ready if one of them is."""
+        reasons = await asyncio.gather(*(self._check_replica(url, seconds) for url in self._replicas))
+        if len(reasons) == 1:
+            return reasons[0] is None, reasons[0]
+        said = [f"{url}: {reason}" for url, reason in zip(self._replicas, reasons, strict=True) if reason]
+        return None in reasons, "; ".join(said) or None
 
-    async def _reason(self, url: str, seconds: float) -> str | None:
-        """Why a replica is not ready; None if it is."""
+    async def _check_replica(self, url: str, seconds: float) -> str | None:
+        """Return why a replica is not ready; None if it is."""
         try:
-            async with asyncio.timeout(seconds), self._session.get(f"{url}/readyz") as reply:
-                return None if reply.status == 200 else orjson.loads(await reply.read())["error"]
+            async with asyncio.timeout(seconds), self._session.get(f"{url}/readyz") as response:
+                return None if response.status == 200 else orjson.loads(await response.read())["error"]
         except LOST:
             return "it cannot be reached"
         except TimeoutError:
             return "it has not answered in time"
         except (ClientError, ValueError, TypeError, KeyError):
-            return "it has given an answer that makes no sense"
+            return f"it {NONSENSE}"
 
 
-class Preprocess(Service):
-    name = "preprocess"
-
-    async def extract(self, picture: bytes, kind: str, seconds: float) -> Extraction:
-        return await self.ask(Extraction.model_validate_json, seconds, "POST", "/features", picture, kind)
+class Preprocess(RestClient, clients.Preprocess):
+    async def extract(self, picture: bytes, content_type: str, seconds: float) -> Extraction:
+        return await self.ask(Extraction.model_validate_json, seconds, "POST", "/features", picture, content_type)
 
 
-class Inference(Service):
-    name = "inference"
-
+class Inference(RestClient, clients.Inference):
     async def predict(self, rows: list[list[float]], seconds: float) -> list[Prediction]:
         def read(content: bytes) -> list[Prediction]:
-            reply = InferirResponse.model_validate_json(content)
-            model = reply.model.model_dump()
-            answers = zip(rows, reply.prediction, reply.probabilities, strict=True)
-            return [Prediction(digit, probabilities, model) for _, digit, probabilities in answers]
+            response = InferirResponse.model_validate_json(content)
+            model = response.model.model_dump()
+            probabilities: Sequence[list[float] | None] = response.probabilities or [None] * len(rows)
+            answers = zip(rows, response.prediction, probabilities, strict=True)
+            return [Prediction(prediction, shares, model) for _, prediction, shares in answers]
 
         return await self.ask(read, seconds, "POST", "/inferir", orjson.dumps({"features": rows}))
 
 
-class Storage(Service):
-    name = "storage"
+class Storage(RestClient, clients.Storage):
+    async def claim(self, key: IdempotencyKey, seconds: float) -> list[Result]:
+        body = orjson.dumps({"key": key.key, "request": key.request, "id": key.result_id})
+        return (await self.ask(Claimed.model_validate_json, seconds, "POST", "/claims", body)).results
 
-    async def claim(self, key: str, request: str, seconds: float) -> None:
-        body = orjson.dumps({"key": key, "request": request})
-        await self.ask(Claimed.model_validate_json, seconds, "POST", "/claims", body)
-
-    async def record(self, results: list[dict], seconds: float) -> list[Literal[True]]:
+    async def record(self, results: list[Result], seconds: float) -> list[Stored]:
         body = orjson.dumps({"results": results})
-        await self.ask(Stored.model_validate_json, seconds, "POST", "/results", body)
+        await self.ask(Recorded.model_validate_json, seconds, "POST", "/results", body)
         return [True] * len(results)
 
-    async def list(self, query: dict, seconds: float) -> Listing:
+    async def record_once(
+        self, key: IdempotencyKey, results: list[Result], seconds: float
+    ) -> tuple[list[Result], Stored]:
+        """Storage keeps the first results with an id. Read back which ones these are."""
+        begin = asyncio.get_running_loop().time()
+        await self.record(results, seconds)
+        kept = await self.claim(key, begin + seconds - asyncio.get_running_loop().time())
+        return kept or results, True
+
+    async def list(self, query: dict[str, str | int | None], seconds: float) -> Listing:
         asked = urlencode({name: value for name, value in query.items() if value is not None})
         return await self.ask(Listing.model_validate_json, seconds, "GET", f"/results?{asked}")
 

@@ -1,37 +1,19 @@
 """The settings of the service, all of them environment variables."""
 
 import sys
-from collections.abc import Mapping
 from functools import cache
 from typing import Annotated
 
-from pydantic import AfterValidator, AnyUrl, BeforeValidator, Field, SecretBytes, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretBytes, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-import transports
+from addresses import INFERENCE_SCHEMES, PREPROCESS_SCHEMES, STORAGE_SCHEMES, check_urls
 from api_key import read_api_key
 
-URL = TypeAdapter(AnyUrl)
 
-
-def urls(schemes: Mapping[str, type]) -> AfterValidator:
+def urls(schemes: tuple[str, ...]) -> AfterValidator:
     """Check the URLs of one service: its replicas, separated by commas."""
-
-    def check(value: str) -> str:
-        try:
-            found = [URL.validate_python(url.strip()) for url in value.split(",")]
-        except ValidationError:
-            found = []
-        if not found or {url.scheme for url in found} - {*schemes} or not all(url.host for url in found):
-            raise ValueError(f"needed is {' or '.join(f'{scheme}://HOST:PORT' for scheme in schemes)}")
-        if any((url.username or url.password) and url.scheme != "nats" for url in found):
-            raise ValueError("no user and no password, since GET /services shows it")
-        if len({schemes[url.scheme] for url in found}) > 1:
-            raise ValueError("all URLs of a service must have the same wire")
-        schemes[found[0].scheme](value)  # a wire may ask for more, by a ValueError
-        return value
-
-    return AfterValidator(check)
+    return AfterValidator(lambda value: check_urls(value, schemes))
 
 
 class Settings(BaseSettings):
@@ -42,19 +24,22 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     workers: int = Field(1, ge=1)
-    preprocess_url: Annotated[str, urls(transports.PREPROCESS)] = "http://127.0.0.1:8001"
-    inference_url: Annotated[str, urls(transports.INFERENCE)] = "http://127.0.0.1:8002"
-    storage_url: Annotated[str, urls(transports.STORAGE)] = "http://127.0.0.1:8003"
+    preprocess_url: Annotated[str, urls(PREPROCESS_SCHEMES)] = "http://127.0.0.1:8001"
+    inference_url: Annotated[str, urls(INFERENCE_SCHEMES)] = "http://127.0.0.1:8002"
+    storage_url: Annotated[str, urls(STORAGE_SCHEMES)] = "http://127.0.0.1:8003"
+    # With nats:// in STORAGE_URL, results go through the broker. Lists, summary and health are still asked for here.
+    storage_http_url: Annotated[str, urls(PREPROCESS_SCHEMES)] = "http://127.0.0.1:8003"
+    connect_seconds: float = Field(0.1, gt=0, le=60)  # over HTTP; on one machine or in one network, 0.1 s is long
     deadline_seconds: float = Field(2, ge=0.1, le=60)  # for all services together
     max_body_bytes: int = Field(1_000_000, ge=1)
     drain_seconds: float = Field(2, ge=0, le=3600)
-    # In a file, since an environment is shown to whoever may inspect the process. None: nobody is asked for a key.
+    # In a file, since anyone who may inspect the process sees its environment. None: no key is asked for.
     api_key: Annotated[SecretBytes | None, BeforeValidator(read_api_key)] = Field(
         None, validation_alias="api_key_file", validate_default=False
     )
 
 
-@cache  # when the service leaves, server.py asks again, and the file of the key may be gone
+@cache  # each call would read the file of the key again, and that may be gone by then
 def read_settings() -> Settings:
     """Read the environment, or end the program with a sentence that names the setting."""
     try:
@@ -62,6 +47,6 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name, value = str(first["loc"][0]), first["input"]
-        # A password is not for the screen, nor is a key that somebody has taken for its file.
+        # Never show a password, nor a key that was given in place of the path of its file.
         shown = "" if "@" in str(value) or name == "api_key_file" else f" is {value!r}"
         sys.exit(f"{name.upper()}{shown}: {first['msg'].removeprefix('Value error, ')}")

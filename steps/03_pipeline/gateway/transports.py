@@ -1,22 +1,24 @@
-"""Which wire a URL's scheme means. A new one is a file over_*.py and a line here."""
+"""Which client a URL's scheme asks for. A new transport is a new file and a line here and in addresses.py."""
 
 import grpc_client
 import nats_publisher
 import rest_client
+from addresses import transport_of
 from clients import Inference, Preprocess, Storage
-
-PREPROCESS: dict[str, type[Preprocess]] = {"http": rest_client.Preprocess, "https": rest_client.Preprocess}
-INFERENCE: dict[str, type[Inference]] = {
-    "http": rest_client.Inference,
-    "https": rest_client.Inference,
-    "grpc": grpc_client.Inference,
-}
-STORAGE: dict[str, type[Storage]] = {
-    "http": rest_client.Storage,
-    "https": rest_client.Storage,
-    "nats": nats_publisher.Storage,
-}
+from settings import Settings
 
 
-def scheme(urls: str) -> str:
-    return urls.strip().partition(":")[0].lower()
+def make_preprocess(settings: Settings) -> Preprocess:
+    return rest_client.Preprocess(settings.preprocess_url, settings.connect_seconds)
+
+
+def make_inference(settings: Settings) -> Inference:
+    if transport_of(settings.inference_url) == "grpc":
+        return grpc_client.Inference(settings.inference_url)
+    return rest_client.Inference(settings.inference_url, settings.connect_seconds)
+
+
+def make_storage(settings: Settings) -> Storage:
+    if transport_of(settings.storage_url) == "nats":
+        return nats_publisher.Storage(settings.storage_url, settings.storage_http_url, settings.connect_seconds)
+    return rest_client.Storage(settings.storage_url, settings.connect_seconds)

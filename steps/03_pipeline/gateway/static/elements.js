@@ -10,6 +10,8 @@ export function element(tag, properties, ...children) {
 
 // A number and its unit stay on one line.
 export const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
+/** The largest probability. A model may have none. */
+export const certainty = (probabilities) => (probabilities ? percent(Math.max(...probabilities)) : "\u2013");
 export const milliseconds = (ms) => `${ms.toFixed(1)}\u00a0ms`;
 
 /** A bar from `start`, as long as `share`; both are parts of the whole, 0..1. */

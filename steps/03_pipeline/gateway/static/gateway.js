@@ -23,17 +23,29 @@ export async function call(path, options) {
 }
 
 async function send(path, key, { signal, ...options } = {}) {
-  const patience = AbortSignal.timeout(PATIENCE_MS);
+  // One signal for both reasons to stop. AbortSignal.any does this, but browsers before 2024 do not have it.
+  const stop = new AbortController();
+  const abort = () => stop.abort();
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    abort();
+  }, PATIENCE_MS);
+  signal?.addEventListener("abort", abort);
+  if (signal?.aborted) abort();
+
   const headers = key === null ? {} : { Authorization: `Bearer ${key}` };
   const started = performance.now();
   try {
-    signal = signal ? AbortSignal.any([signal, patience]) : patience;
-    const response = await fetch(path, { ...options, headers, signal });
+    const response = await fetch(path, { ...options, headers, signal: stop.signal });
     const text = await response.text();
     return { response, text, ms: performance.now() - started };
   } catch {
-    const why = patience.aborted ? `has not answered for ${PATIENCE_MS / 1000} seconds` : "is not reachable";
+    const why = isLate ? `has not answered for ${PATIENCE_MS / 1000} seconds` : "is not reachable";
     throw new Error(`The gateway ${why}.`);
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", abort);
   }
 }
 

@@ -1,19 +1,19 @@
 /** The results that storage keeps. */
 
-import { byId, element, percent, thumbnail } from "./elements.js";
+import { byId, certainty, element, thumbnail } from "./elements.js";
 import { call } from "./gateway.js";
 
 const PAGE = 10; // rows
 
 let shown = []; // results, newest first
-let next = null; // the cursor to those before them
+let next = null; // the cursor to older ones
 const loading = { newer: new AbortController(), older: new AbortController() };
 
 const when = new Intl.DateTimeFormat(undefined, {
   month: "short", day: "numeric", hour: "numeric", minute: "2-digit", second: "2-digit",
 });
 
-/** Load what is new. What is shown stays, if the new results reach down to it. */
+/** Load new results. The ones that are shown stay if the new ones reach down to them. */
 export function refresh() {
   return load("newer", {}, (page) => {
     const known = page.results.findIndex(({ id }) => id === shown[0]?.id);
@@ -32,18 +32,18 @@ function loadOlder() {
   });
 }
 
-/** Begin the list anew. Older results under way would go on from its old end. */
+/** Start the list again. Older results that are under way belong to the old list. */
 function begin({ results, next: cursor }) {
   loading.older.abort();
   [shown, next] = [results, cursor];
 }
 
-/** Load a page of results, `kind` of those shown. It takes the place of one of its kind that is under way. */
+/** Load a page of results, newer or older (`kind`) than the ones shown. It replaces a load of the same kind. */
 async function load(kind, query, take) {
   loading[kind].abort();
   const { signal } = (loading[kind] = new AbortController());
-  const digit = byId("filter").querySelector(":checked").value;
-  const parameters = new URLSearchParams({ limit: PAGE, ...(digit && { digit }), ...query });
+  const prediction = byId("filter").querySelector(":checked").value;
+  const parameters = new URLSearchParams({ limit: PAGE, ...(prediction && { prediction }), ...query });
   try {
     const [page, summary] = await Promise.all([
       call(`/results?${parameters}`, { signal }),
@@ -65,7 +65,7 @@ function showResults() {
       {},
       element("td", {}, thumbnail(result.features)),
       element("td", {}, `${result.prediction}`),
-      element("td", {}, percent(result.probabilities[result.prediction])),
+      element("td", {}, certainty(result.probabilities)),
       element("td", {}, element("time", { dateTime: result.time }, when.format(new Date(result.time)))),
       element("td", {}, result.model.version),
       element("td", {}, result.preprocess ?? "–"),
@@ -75,10 +75,14 @@ function showResults() {
   byId("older").disabled = !next;
 }
 
-function showSummary({ total, by_digit, by_model_version }) {
+function showSummary({ total, by_prediction, by_model_version }) {
+  for (const prediction of Object.keys(by_prediction)) {
+    const isNew = ![...byId("filter").querySelectorAll("input")].some(({ value }) => value === prediction);
+    if (isNew) byId("filter").append(choice(prediction));
+  }
   for (const choice of byId("filter").querySelectorAll("label")) {
     const { value } = choice.querySelector("input");
-    choice.querySelector("small").textContent = value ? by_digit[value] ?? 0 : total;
+    choice.querySelector("small").textContent = value ? (by_prediction[value] ?? 0) : total;
   }
   const models = Object.entries(by_model_version).map(([version, count]) => `${version} (${count})`);
   byId("history-note").textContent = total ? `By model: ${models.join(", ")}` : "Nothing is stored yet.";
@@ -88,7 +92,7 @@ function choice(value) {
   return element(
     "label",
     {},
-    element("input", { type: "radio", name: "digit", value, checked: !value }),
+    element("input", { type: "radio", name: "prediction", value, checked: !value }),
     element("span", {}, value || "all", " ", element("small", {})),
   );
 }
@@ -97,7 +101,7 @@ export function startHistory() {
   byId("filter").append(choice(""), ...Array.from("0123456789", choice));
   byId("filter").addEventListener("change", () => {
     begin({ results: [], next: null });
-    showResults(); // what the old filter let through goes, even if nothing else can be loaded
+    showResults(); // remove the rows of the old filter, even if nothing else can be loaded
     refresh();
   });
   byId("older").addEventListener("click", loadOlder);

@@ -1,4 +1,4 @@
-/** The key that the gateway may ask for. The page asks the reader for it, and has it until the tab is closed. */
+/** The key that the gateway may ask for. The page asks the reader for it, and keeps it until the tab is closed. */
 
 import { byId } from "./elements.js";
 
@@ -6,17 +6,19 @@ const NAME = "inferir-key"; // in the session's storage
 const WRONG = "The gateway does not take this key.";
 
 let key = kept();
-let asking = null; // the promise of another key, and what fulfils it
+let asking = null; // the promise of another key, and the function that resolves it
 let before; // the element that had the focus
 
 /** The key to send; null if none was asked for. */
 export const currentKey = () => key;
 
-/** Wait for a key in place of the one that was refused. All who wait get the same. */
+/** Wait for another key than the one that was refused. All requests that wait get the same one. */
 export async function otherKey(refused) {
-  if (refused !== key) return key; // it has been entered meanwhile
+  if (refused !== key) return key; // the reader has entered it meanwhile
   if (!asking) {
-    asking = Promise.withResolvers();
+    let resolve;
+    const promise = new Promise((fulfil) => (resolve = fulfil));
+    asking = { promise, resolve };
     show();
     say(key === null ? "" : WRONG);
   }
@@ -36,7 +38,7 @@ function enter(event) {
   event.preventDefault();
   const text = byId("key-text").value.trim();
   say(""); // so that a screen reader reads it out again
-  if (!/^[!-~]+$/.test(text)) return say(WRONG); // no header can have it
+  if (!/^[!-~]+$/.test(text)) return say(WRONG); // a header cannot carry it
   key = text;
   asking?.resolve(key);
   asking = null;
@@ -55,7 +57,7 @@ function say(fault) {
   byId("key-text").select();
 }
 
-// A browser may forbid storage. Then the key lasts until the page is left.
+// A browser may forbid storage. Then the key lasts until the reader leaves the page.
 
 function kept() {
   try {

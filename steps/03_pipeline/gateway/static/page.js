@@ -28,7 +28,7 @@ let reading = null; // the file that is being read
 let asking = new AbortController();
 let pause;
 
-/** Forget the question, or the file, that is under way. */
+/** Forget the request, or the file, that is under way. */
 function drop() {
   clearTimeout(pause);
   reading = null;
@@ -36,7 +36,7 @@ function drop() {
   byId("result").ariaBusy = "false";
 }
 
-/** Ask what the paper shows. The answer to an older question is not waited for. */
+/** Ask what the paper shows. Do not wait for the answer to an older request. */
 async function recognize() {
   drop();
   const { signal } = (asking = new AbortController());

@@ -16,7 +16,7 @@ export async function readPicture(file) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    return { blob: new Blob([file], { type: "image/png" }), picture: null }; // the door refuses other types unread
+    return { blob: new Blob([file], { type: "image/png" }), picture: null }; // the gateway refuses other types unread
   }
   const { width, height } = bitmap;
   const picture = shrink(bitmap, Math.min(1, MAX_SIDE / Math.max(width, height)));

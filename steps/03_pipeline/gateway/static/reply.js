@@ -1,31 +1,33 @@
-/** What /inferir has answered: the digit, the probabilities, the features, the way of the request. */
+/** What /inferir has answered: the prediction, the probabilities, the features, the request's way. */
 
-import { bar, byId, element, milliseconds, percent } from "./elements.js";
+import { bar, byId, certainty, element, milliseconds, percent } from "./elements.js";
 
 const HOPS = ["preprocess", "inference", "storage"]; // asked in this order, one after the other
 
 /**
  * Show a reply to one row or picture.
- * @param call what `call` of gateway.js gives; without it, all is shown as not known
- * @param note said in place of the probability if there is no reply
+ * @param call what `call` of gateway.js returns; without it, all is shown as not known
+ * @param note shown in place of the probability if there is no reply
  */
 export function showReply({ reply, requestId, ms } = {}, note = "") {
-  const digit = reply?.prediction[0];
-  const probabilities = reply?.probabilities[0];
-  byId("digit").textContent = digit ?? "";
-  byId("certainty").textContent = reply ? percent(probabilities[digit]) : note;
-  showProbabilities(probabilities, digit);
+  const prediction = reply?.prediction[0];
+  const probabilities = reply?.probabilities?.[0];
+  byId("prediction").textContent = prediction ?? "";
+  byId("certainty").textContent = reply ? certainty(probabilities) : note;
+  showProbabilities(probabilities, prediction);
   showGrid(reply);
   showWaterfall(reply?.timings_ms, ms);
   showFacts(reply, requestId);
 }
 
-function showProbabilities(probabilities = Array(10).fill(null), top) {
-  const rows = probabilities.map((share, digit) =>
+/** A row for each class. The most probable one is the prediction; the reply does not name the others. */
+function showProbabilities(probabilities = Array(10).fill(null), prediction) {
+  const top = prediction === undefined ? -1 : probabilities.indexOf(Math.max(...probabilities));
+  const rows = probabilities.map((share, index) =>
     element(
       "tr",
-      { className: digit === top ? "top" : "" },
-      element("th", { scope: "row" }, `${digit}`),
+      { className: index === top ? "top" : "" },
+      element("th", { scope: "row" }, `${index === top ? prediction : index}`),
       element("td", {}, bar(0, share ?? 0), share === null ? "–" : percent(share)),
     ),
   );

@@ -48,7 +48,7 @@ function mapServices(health, gateway) {
 }
 
 function healthOf({ ready, ms, reason, url }) {
-  const queued = url?.startsWith("nats:") && !reason?.startsWith("the broker"); // what comes meanwhile
+  const queued = url?.startsWith("nats:") && !reason?.startsWith("the broker"); // results that come meanwhile
   if (!ready) return { state: "down", text: `not ready: ${reason}`, queued };
   // One that is ready has a reason too if one of its replicas is down.
   return { state: "ready", text: `ready, ${milliseconds(ms)}${reason ? `; ${reason}` : ""}` };

@@ -1,113 +1,27 @@
-"""The services behind the gateway, played by small servers that can be slow, talk nonsense, or be gone."""
+"""Fixtures: services played by fakes, a gateway before them, a real message broker."""
 
 import json
 import os
 import socket
 import threading
-from contextlib import ExitStack, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from functools import partial
 
 import pytest
-from brokers import Broker, Peer, find_program
+from brokers import Broker, Peer, Way, find_program
+from fakes import Fake, Results, extract, predict
+from grpc_calls import running
+from keyed import KeyedGateway
+from replicas import Names, Process
 from starlette.testclient import TestClient
 
 import app
 from settings import Settings
 
-FEATURES = [number % 17 for number in range(64)]
-MODEL = {"version": "b5e7a46e61b8", "format": "pickle"}
+API_KEY = "correct-horse-battery/staple+17="
 DEADLINE = 0.6  # seconds: tests of slow services wait for it
-
-
-def extract(body: bytes) -> tuple[int, dict]:
-    return 200, {"features": FEATURES, "version": "v2"}
-
-
-def predict(body: bytes) -> tuple[int, dict]:
-    rows = len(json.loads(body)["features"])
-    return 200, {"prediction": [3] * rows, "probabilities": [[0.1] * 10] * rows, "model": MODEL}
-
-
-def record(body: bytes) -> tuple[int, dict]:
-    return 200, {"stored": len(json.loads(body)["results"])}
-
-
-class Claims(dict):
-    """Storage's part in POST /claims."""
-
-    def __call__(self, body: bytes) -> tuple[int, dict]:
-        claim = json.loads(body)
-        if self.setdefault(claim["key"], claim["request"]) != claim["request"]:
-            return 422, {"error": "this Idempotency-Key was used for another request"}
-        return 200, {"claimed": True}
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-
-class Fake:
-    """A service that answers what `answers[path]` makes of a request's body, and remembers what it was asked."""
-
-    def __init__(self, **answers):
-        self.answers = {"/readyz": lambda body: (200, {"status": "ready"}), **answers}
-        self.asked: list[tuple[str, dict, bytes]] = []
-        self.connections = 0
-        self._kept: list[socket.socket] = []
-        self.port = 0
-        self.start()
-
-    def start(self) -> None:
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def setup(self):
-                super().setup()
-                fake.connections += 1
-                fake._kept.append(self.connection)
-
-            def do_GET(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                fake.asked.append((self.path, dict(self.headers), body))
-                answer = fake.answers[self.path.partition("?")[0]](body)
-                if answer is None:  # hang up
-                    self.close_connection = True
-                    return
-                status, content = answer
-                content = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_POST = do_GET
-
-            def log_message(self, *_):
-                pass
-
-        self._server = Server(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.01], daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Be gone: nobody listens, and kept connections are cut."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
-        for connection in self._kept:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._kept.clear()
-
-    def bodies(self, path: str) -> list[bytes]:
-        return [body for asked, _, body in self.asked if asked == path]
+SECONDS = 4  # a quarter of it for the broker's disk, which may be slow
+ADDRESSES = [f"127.0.0.{last}" for last in range(1, 5)]
 
 
 @pytest.fixture
@@ -122,7 +36,7 @@ def inference():
 
 @pytest.fixture
 def storage():
-    yield from play(**{"/results": record, "/claims": Claims()})
+    yield from play(**{"/results": (kept := Results()).record, "/claims": kept.claim})
 
 
 def play(**answers):
@@ -150,6 +64,7 @@ def open_gateway(preprocess, inference, storage):
 
         def open_gateway(**settings) -> TestClient:
             urls = {"preprocess_url": preprocess.url, "inference_url": inference.url, "storage_url": storage.url}
+            urls["storage_http_url"] = storage.url
             settings = Settings(**{**urls, "deadline_seconds": DEADLINE, **settings})
             return stack.enter_context(TestClient(app.create_app(settings)))
 
@@ -184,3 +99,81 @@ def peer(broker):
     peer = Peer(broker.url)
     yield peer
     peer.close()
+
+
+@pytest.fixture
+def open_queueing(open_gateway):
+    return partial(open_gateway, deadline_seconds=SECONDS)
+
+
+@pytest.fixture
+def queueing(open_queueing, broker, peer):
+    """A gateway before a broker that storage has connected to once."""
+    peer.make_stream()
+    return open_queueing(storage_url=broker.url)
+
+
+@pytest.fixture
+def way(broker):
+    way = Way(broker)
+    yield way
+    way.close()
+
+
+@pytest.fixture
+def replica():
+    with running("127.0.0.1") as (one,):
+        yield one
+
+
+@pytest.fixture
+def processes():
+    """Three replicas in processes of their own."""
+    made = [Process() for _ in range(3)]
+    try:
+        for process in made:
+            process.wait()
+        yield made
+    finally:
+        for process in made:
+            process.kill()
+
+
+@pytest.fixture
+def names():
+    names = Names()
+    yield names
+    names.stop()
+
+
+@pytest.fixture
+def addresses():
+    """Four addresses of this machine. A name stands for addresses; replicas at other ports it cannot tell of."""
+    try:
+        for address in ADDRESSES:
+            with socket.socket() as candidate:
+                candidate.bind((address, 0))
+    except OSError:
+        pytest.skip(f"{address} is no address of this machine")
+    return ADDRESSES
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    file = tmp_path / "api_key"
+    file.write_text(f"\n {API_KEY}\r\n\n", newline="")
+    return file
+
+
+@pytest.fixture(params=["rest", "nats"])
+def keyed(request, open_gateway, storage) -> KeyedGateway:
+    """A gateway before either kind of storage."""
+    if request.param == "rest":
+
+        def recorded() -> list[dict]:
+            return [result for body in storage.bodies("/results") for result in json.loads(body)["results"]]
+
+        return KeyedGateway(open_gateway(deadline_seconds=SECONDS), recorded, True)
+    broker, peer = (request.getfixturevalue(name) for name in ("broker", "peer"))
+    peer.make_stream()
+    return KeyedGateway(open_gateway(storage_url=broker.url, deadline_seconds=SECONDS), peer.results, "queued")

@@ -1,37 +1,22 @@
-"""What the gateway answers with, without and beside its key, and which keys it takes from a file."""
+"""What the gateway answers with the key, without it, and with a wrong one."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-import app
-from api_key import read_api_key
 from chassis import telemetry
-from settings import Settings, read_settings
+from conftest import API_KEY as KEY
 
-KEY = "correct-horse-battery/staple+17="
 RIGHT = {"Authorization": f"Bearer {KEY}"}
 ROW = {"features": [0.5] * 64}
 CLOSED = ["/results", "/results/summary", "/services", "/metrics", "/redoc", "/no/such/path", "/static", "/livez/"]
 
 
 @pytest.fixture
-def key_file(tmp_path):
-    file = tmp_path / "api_key"
-    file.write_text(f"\n {KEY}\r\n\n", newline="")
-    return file
-
-
-@pytest.fixture
 def locked(open_gateway, key_file, storage):
     storage.answers["/results"] = lambda body: (200, {"results": [], "next": None, "stored": 1})
-    storage.answers["/results/summary"] = lambda body: (200, {"total": 0, "by_digit": {}, "by_model_version": {}})
+    storage.answers["/results/summary"] = lambda body: (200, {"total": 0, "by_prediction": {}, "by_model_version": {}})
     return open_gateway(api_key_file=key_file)
 
 
@@ -50,7 +35,7 @@ def test_with_the_key_everything_answers_as_without_one(locked, path):
 
 @pytest.mark.parametrize("path", CLOSED)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "DELETE"])
-def test_without_the_key_nobody_is_asked_for_anything(locked, storage, method, path):
+def test_without_the_key_no_service_is_asked(locked, storage, method, path):
     reply = locked.request(method, path)
     assert (reply.status_code, reply.headers["WWW-Authenticate"]) == (401, "Bearer")
     if method != "HEAD":
@@ -116,7 +101,7 @@ def test_what_is_not_the_key_is_refused(locked, inference, sent):
 @pytest.mark.parametrize(
     "values", [[f"Bearer {KEY}"] * 2, [f"Bearer {KEY}", "Basic eA=="], ["Basic eA==", f"Bearer {KEY}"]]
 )
-def test_several_keys_are_none(locked, values):
+def test_several_keys_are_refused(locked, values):
     reply = locked.get("/services", headers=[("Authorization", value) for value in values])
     assert_refused(reply, "send one header")
 
@@ -126,7 +111,7 @@ def test_the_key_is_taken_from_nowhere_else(locked, header):
     assert_refused(locked.get(f"/services?access_token={KEY}", headers={header: f"Bearer {KEY}"}), "a key is needed")
 
 
-def test_the_body_of_who_has_no_key_is_not_read(locked):
+def test_a_body_without_a_key_is_not_read(locked):
     scope = {"type": "http", "method": "POST", "path": "/inferir", "headers": [], "client": None}
     sent = []
 
@@ -142,7 +127,7 @@ def test_the_body_of_who_has_no_key_is_not_read(locked):
 
 def test_a_refusal_has_an_id_a_line_in_the_log_and_a_metric(locked, capsys):
     reply = locked.get(
-        "/results?digit=3", headers={"X-Request-ID": "from-outside", "Authorization": "Bearer guessed-key"}
+        "/results?prediction=3", headers={"X-Request-ID": "from-outside", "Authorization": "Bearer guessed-key"}
     )
     assert_refused(reply, "this is not the key")
     assert reply.headers["X-Request-ID"] == "from-outside"
@@ -164,76 +149,8 @@ def test_the_manual_asks_for_the_key_where_it_is_needed(locked):
             assert (operation.get("security") == [{"key": []}]) == ("401" in operation["responses"]) == needed, path
 
 
-def test_without_a_key_nobody_is_asked_for_one_and_the_manual_knows_of_none(gateway):
+def test_a_gateway_without_a_key_asks_for_none_and_its_manual_has_none(gateway):
     assert gateway.get("/services").status_code == 200
     assert gateway.get("/services", headers={"Authorization": "Bearer whatever"}).status_code == 200
     manual = gateway.get("/openapi.json").text
     assert "401" not in manual and "security" not in manual
-
-
-def test_the_key_is_the_files_without_the_space_around_it(key_file):
-    assert read_api_key(key_file) == KEY.encode()
-    settings = Settings(api_key_file=key_file)
-    assert KEY not in repr(settings) and KEY not in settings.model_dump_json()
-
-
-def test_the_file_is_read_once(monkeypatch, key_file):
-    monkeypatch.setenv("API_KEY_FILE", str(key_file))
-    read_settings.cache_clear()
-    try:
-        settings = read_settings()
-        key_file.unlink()
-        assert read_settings() is settings and settings.api_key.get_secret_value() == KEY.encode()
-    finally:
-        read_settings.cache_clear()
-
-
-NO_KEYS = {
-    "empty": (b"", "the file is empty"),
-    "blank": (b" \r\n\t\n", "the file is empty"),
-    "short": (b"fifteen-letters", "16 or more visible ASCII characters"),
-    "two words": (b"correct-horse battery-staple", "without a space"),
-    "two lines": (b"correct-horse-1\ncorrect-horse-2", "without a space"),
-    "not ASCII": ("schl\u00fcssel-f\u00fcr-alles".encode(), "visible ASCII"),
-    "with a byte order mark": (b"\xef\xbb\xbfcorrect-horse-battery", "visible ASCII"),
-    "UTF-16, as old PowerShells write": ("correct-horse-battery".encode("utf-16"), "visible ASCII"),
-    "a control character": (b"correct-horse-\x07-battery", "visible ASCII"),
-}
-
-
-@pytest.mark.parametrize("name", NO_KEYS)
-def test_a_file_without_a_fit_key_is_refused_and_not_told(monkeypatch, tmp_path, name):
-    content, says = NO_KEYS[name]
-    file = tmp_path / "api_key"
-    file.write_bytes(content)
-    assert_not_taken(monkeypatch, file, says)
-
-
-def test_a_file_that_cannot_be_read_is_refused(monkeypatch, tmp_path):
-    for path in (tmp_path / "missing", tmp_path, KEY):
-        assert_not_taken(monkeypatch, path, "the file with the key cannot be read (")
-
-
-def assert_not_taken(monkeypatch, path, says):
-    with pytest.raises(ValidationError, match=re.escape(says)) as refused:
-        Settings(api_key_file=path)
-    monkeypatch.setenv("API_KEY_FILE", str(path))
-    with pytest.raises(SystemExit) as ended:
-        read_settings()
-    assert str(ended.value).startswith("API_KEY_FILE: ") and says in str(ended.value)
-    for secret in ("correct", "fifteen", KEY):
-        assert secret not in str(refused.value) and secret not in str(ended.value)
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_the_program_ends_with_the_reason(tmp_path, workers):
-    env = {**os.environ, "API_KEY_FILE": str(tmp_path / "missing"), "PORT": "0", "WORKERS": workers}
-    command = [sys.executable, Path(app.__file__).name]
-    done = subprocess.run(command, cwd=Path(app.__file__).parent, env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "API_KEY_FILE: the file with the key cannot be read (No such file or directory)\n"
-
-
-def test_an_empty_setting_is_none(monkeypatch):
-    monkeypatch.setenv("API_KEY_FILE", "")
-    assert Settings().api_key is None

@@ -32,13 +32,13 @@ class Service:
         return [10 * item for item in items]
 
 
-async def ask(sharing: Coalescer, items: list, name: str = "me", seconds: float = 5) -> list:
+async def ask(coalescer: Coalescer, items: list, name: str = "me", seconds: float = 5) -> list:
     request_id.set(name)
-    return await sharing.ask(items, seconds)
+    return await coalescer.ask(items, seconds)
 
 
-def start(sharing: Coalescer, *arguments, **options) -> asyncio.Task:
-    return asyncio.create_task(ask(sharing, *arguments, **options))
+def start(coalescer: Coalescer, *arguments, **options) -> asyncio.Task:
+    return asyncio.create_task(ask(coalescer, *arguments, **options))
 
 
 async def until(condition) -> None:
@@ -47,16 +47,16 @@ async def until(condition) -> None:
             await asyncio.sleep(0)
 
 
-def test_what_comes_during_a_call_shares_the_next_and_each_gets_its_own_answer():
+def test_requests_that_come_during_a_call_share_the_next_and_each_gets_its_own_answer():
     async def scenario():
         service = Service(free=False)
-        sharing = Coalescer(service.send)
-        first = [start(sharing, [number], f"id-{number}") for number in range(3)]
+        coalescer = Coalescer(service.send)
+        first = [start(coalescer, [number], f"id-{number}") for number in range(3)]
         await until(lambda: service.at_once == 1)
-        second = [start(sharing, [3], "id-3")]
+        second = [start(coalescer, [3], "id-3")]
         await until(lambda: service.at_once == CALLS)
-        later = [start(sharing, [number, 1000 + number], f"id-{number}") for number in range(4, 50)]
-        await until(lambda: len(sharing._waiting) == len(later))
+        later = [start(coalescer, [number, 1000 + number], f"id-{number}") for number in range(4, 50)]
+        await until(lambda: len(coalescer._waiting) == len(later))
         service.free.set()
         assert await asyncio.gather(*first, *second) == [[0], [10], [20], [30]]
         assert await asyncio.gather(*later) == [[10 * number, 10_000 + 10 * number] for number in range(4, 50)]
@@ -69,62 +69,80 @@ def test_what_comes_during_a_call_shares_the_next_and_each_gets_its_own_answer()
 def test_a_call_has_its_limits_and_keeps_a_request_whole():
     async def scenario():
         service = Service()
-        sharing = Coalescer(service.send, calls=1)
-        await asyncio.gather(*(start(sharing, [1] * (MAX_ITEMS - 1)) for _ in range(3)), start(sharing, [1]))
+        coalescer = Coalescer(service.send, calls=1)
+        await asyncio.gather(*(start(coalescer, [1] * (MAX_ITEMS - 1)) for _ in range(3)), start(coalescer, [1]))
         assert sorted(map(len, service.calls)) == [MAX_ITEMS - 1, MAX_ITEMS - 1, MAX_ITEMS]
         service.calls.clear()
         name = "x" * 63
-        await asyncio.gather(*(start(sharing, [1], name) for _ in range(MAX_IDS // 64 + 1)))
+        await asyncio.gather(*(start(coalescer, [1], name) for _ in range(MAX_IDS // 64 + 1)))
         assert sorted(map(len, service.calls)) == [1, MAX_IDS // 64]
-        assert await ask(sharing, [1] * (MAX_ITEMS + 1)) == [10] * (MAX_ITEMS + 1)  # the service may refuse it
+        assert await ask(coalescer, [1] * (MAX_ITEMS + 1)) == [10] * (MAX_ITEMS + 1)  # the service may refuse it
 
     asyncio.run(scenario())
 
 
-def test_a_failure_reaches_those_that_it_is_for_and_nobody_else():
+def test_a_failure_reaches_its_own_requests_alone():
     async def scenario():
         service = Service(error=RequestError(503, "it cannot be reached"))
-        sharing = Coalescer(service.send)
-        outcomes = await asyncio.gather(*(start(sharing, [n]) for n in range(5)), return_exceptions=True)
+        coalescer = Coalescer(service.send)
+        outcomes = await asyncio.gather(*(start(coalescer, [n]) for n in range(5)), return_exceptions=True)
         assert [str(outcome) for outcome in outcomes] == ["it cannot be reached"] * 5
         service.error = None
-        assert await ask(sharing, [6]) == [60]
+        assert await ask(coalescer, [6]) == [60]
 
     asyncio.run(scenario())
 
 
-def test_a_refusal_of_one_is_not_the_others():
+def test_a_refusal_reaches_the_refused_request_alone():
     async def scenario():
-        sharing = Coalescer(Service().send)
-        asked = [start(sharing, [1]), start(sharing, ["poison"]), start(sharing, [2])]
+        coalescer = Coalescer(Service().send)
+        asked = [start(coalescer, [1]), start(coalescer, ["poison"]), start(coalescer, [2])]
         one, two, three = await asyncio.gather(*asked, return_exceptions=True)
         assert (one, str(two), three) == ([10], "poison", [20])
 
     asyncio.run(scenario())
 
 
-def test_one_that_has_waited_too_long_is_told_and_is_not_sent():
+def test_one_refused_job_among_500_costs_few_further_calls():
     async def scenario():
         service = Service(free=False)
-        sharing = Coalescer(service.send, calls=1)
-        first = start(sharing, [1])
+        coalescer = Coalescer(service.send, calls=1)
+        first = start(coalescer, [0])
         await until(lambda: service.at_once)
-        late = start(sharing, [2], seconds=0.05)
+        asked = [start(coalescer, ["poison" if number == 321 else number]) for number in range(500)]
+        await until(lambda: len(coalescer._waiting) == len(asked))
+        service.free.set()
+        await first
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [str(outcome) for outcome in outcomes[321:322]] == ["poison"]
+        assert outcomes[:321] + outcomes[322:] == [[10 * number] for number in range(500) if number != 321]
+        assert len(service.calls) < 25  # two for each halving: 500, 250, 125, ...
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_has_waited_too_long_fails_and_is_not_sent():
+    async def scenario():
+        service = Service(free=False)
+        coalescer = Coalescer(service.send, calls=1)
+        first = start(coalescer, [1])
+        await until(lambda: service.at_once)
+        late = start(coalescer, [2], seconds=0.05)
         with pytest.raises(TimeoutError):
             await late
         service.free.set()
         assert await first == [10]
-        assert await ask(sharing, [3]) == [30]
+        assert await ask(coalescer, [3]) == [30]
         assert service.calls == [[1], [3]]
 
     asyncio.run(scenario())
 
 
-def test_one_that_goes_away_takes_nobody_along():
+def test_a_client_that_goes_away_harms_no_other():
     async def scenario():
         service = Service(free=False)
-        sharing = Coalescer(service.send)
-        gone, stays = start(sharing, [1]), start(sharing, [2])
+        coalescer = Coalescer(service.send)
+        gone, stays = start(coalescer, [1]), start(coalescer, [2])
         await until(lambda: service.at_once)
         gone.cancel()
         service.free.set()
@@ -135,21 +153,21 @@ def test_one_that_goes_away_takes_nobody_along():
     asyncio.run(scenario())
 
 
-def test_one_that_comes_in_the_moment_when_a_call_ends_is_sent_too():
+def test_a_request_at_the_moment_when_a_call_ends_is_sent_too():
     async def scenario():
         service = Service(free=False)
-        sharing = Coalescer(service.send)
-        first = start(sharing, [1])
+        coalescer = Coalescer(service.send)
+        first = start(coalescer, [1])
         await until(lambda: service.at_once == 1)
-        second = start(sharing, [2])
+        second = start(coalescer, [2])
         await until(lambda: service.at_once == CALLS)
         service.free.set()
         for turn in range(20):  # in each turn of the loop around the end of both calls
-            assert await asyncio.gather(first, second, start(sharing, [turn])) == [[10], [20], [10 * turn]]
+            assert await asyncio.gather(first, second, start(coalescer, [turn])) == [[10], [20], [10 * turn]]
             service.free.clear()
-            first = start(sharing, [1])
+            first = start(coalescer, [1])
             await until(lambda: service.at_once == 1)
-            second = start(sharing, [2])
+            second = start(coalescer, [2])
             await until(lambda: service.at_once == CALLS)
             service.free.set()
             for _ in range(turn % 7):
@@ -159,10 +177,10 @@ def test_one_that_comes_in_the_moment_when_a_call_ends_is_sent_too():
     asyncio.run(scenario())
 
 
-def test_a_bug_in_sending_strands_nobody():
+def test_a_bug_in_sending_reaches_its_request():
     async def scenario():
-        sharing = Coalescer(Service(error=ZeroDivisionError()).send)
+        coalescer = Coalescer(Service(error=ZeroDivisionError()).send)
         with pytest.raises(ZeroDivisionError):
-            await ask(sharing, [1])
+            await ask(coalescer, [1])
 
     asyncio.run(scenario())
