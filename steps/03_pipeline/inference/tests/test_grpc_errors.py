@@ -6,13 +6,16 @@ import socket
 import time
 
 import grpc
+import numpy as np
 import pytest
 from calls import INFER, NAME, NOT_SERVING, Served, arrays, error_of, id_of, infer_request
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 import contract
+import model
 import open_inference_pb2 as pb
+from schemas import SENTENCES
 from settings import Settings
 
 
@@ -121,3 +124,11 @@ def test_a_bug_gets_internal_and_only_the_log_has_the_traceback(slow_model, capl
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.message == f"{INFER} has failed"
     assert "NoneType" in caplog.text
+
+
+def test_an_answer_that_is_not_finite_gets_internal_and_a_sentence(monkeypatch):
+    broken = model.Model(lambda rows: np.full((len(rows), 10), np.nan, np.float32), np.arange(10), "broken", "pickle")
+    monkeypatch.setattr(model, "load", lambda folder, format: broken)
+    with Served(Settings(grpc_port=0)) as served:
+        error = error_of(served.stub.ModelInfer, infer_request())
+    assert (error.code(), error.details()) == (StatusCode.INTERNAL, SENTENCES[500])
