@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from conftest import serve, serve_all, wait_until
-from contract import CASES, JSON, LIMIT, break_model, features, row_of
+from contract import CASES, JSON, LIMIT, break_model, check, check_error, features, row_of
 from lab.launch import Service
 
 # A step joins with a line here: its folder, whose number says which lines of the contract bind it.
@@ -37,19 +37,7 @@ def service(step, trained):
     scope="module",
 )
 def test_inferir_answers_as_the_contract_says(service, case):
-    reply = requests.post(service.url + "/inferir", data=case.body, headers=case.headers, timeout=10)
-    assert reply.status_code == case.status, reply.text
-    assert reply.headers["Content-Type"] == "application/json"
-    if case.status == 200:
-        assert reply.json()["prediction"] == case.prediction
-    else:
-        assert_is_an_error(reply)
-
-
-def assert_is_an_error(reply: requests.Response) -> None:
-    assert list(reply.json()) == ["error"]
-    sentence = reply.json()["error"]
-    assert 10 <= len(sentence) <= 300 and "\n" not in sentence and "Traceback" not in sentence
+    check(case, service.url)
 
 
 def test_the_limit_also_binds_a_body_without_a_length(service):
@@ -57,7 +45,7 @@ def test_the_limit_also_binds_a_body_without_a_length(service):
     chunks = (body[start : start + 10_000] for start in range(0, len(body), 10_000))
     reply = requests.post(service.url + "/inferir", data=chunks, headers=JSON, timeout=10)
     assert reply.status_code == 413, reply.text
-    assert_is_an_error(reply)
+    check_error(reply)
 
 
 def test_a_fit_service_is_alive_and_ready(service):
@@ -67,7 +55,7 @@ def test_a_fit_service_is_alive_and_ready(service):
 
 @pytest.fixture(scope="module")
 def spoil(step, trained, tmp_path_factory):
-    """A function that makes the model of a running step unfit in some way, and gives the step's door."""
+    """A function that makes the model of a running step unusable in some way, and returns the public service."""
     folder = tmp_path_factory.mktemp("unfit") / "model"
     with serve_all(step, "/livez", MODEL_DIR=str(folder)) as services:
 
@@ -89,10 +77,10 @@ def spoil(step, trained, tmp_path_factory):
         ("of another scikit-learn", "saved by scikit-learn"),
     ],
 )
-def test_a_model_unfit_to_serve_leaves_the_service_up_and_says_what_is_wrong(spoil, how, says):
+def test_with_a_model_that_cannot_be_used_the_service_is_up_and_says_why(spoil, how, says):
     service = spoil(how)
     readyz = functools.partial(requests.get, service.url + "/readyz", timeout=10)
-    wait_until(lambda: says in readyz().json()["error"])  # over gRPC, who was gone is found again within a second
+    wait_until(lambda: says in readyz().json()["error"])  # over gRPC, it takes up to a second to connect again
     reply = requests.post(service.url + "/inferir", json={"features": row_of(0)}, timeout=10)
     assert says in reply.json()["error"]
     assert readyz().status_code == reply.status_code == 503

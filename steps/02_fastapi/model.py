@@ -123,11 +123,11 @@ def load(folder: Path, format: str = "pickle") -> Model:
     return model
 
 
-def _check_contract(features: int, classes: list | None, names: list[str] = FEATURE_NAMES) -> None:
+def _check_contract(features: int, classes: list | None, names: list[str] | None = None) -> None:
     """Raise ModelError if a model with so many features, and these classes and names, is not what contract.py says."""
     if features != len(FEATURE_NAMES):
         difference = f"on {features:,} features, contract.py says {len(FEATURE_NAMES):,}"
-    elif names != FEATURE_NAMES:
+    elif names and names != FEATURE_NAMES:
         place, name = next((place, name) for place, name in enumerate(names) if name != FEATURE_NAMES[place])
         difference = f"with {json.dumps(name)[:40]} as feature {place}, contract.py says {FEATURE_NAMES[place]!r}"
     elif classes != contract.CLASSES:

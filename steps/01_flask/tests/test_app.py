@@ -1,8 +1,10 @@
 import json
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import flask
+import numpy as np
 import pytest
 
 import app
@@ -67,6 +69,21 @@ def test_the_body_limit_is_exact_and_can_be_set(model_dir, monkeypatch, row, lim
     assert client.post("/inferir", data=body, content_type="application/json").status_code == 200
     reply = client.post("/inferir", data=body + " ", content_type="application/json")
     assert (reply.status_code, reply.json) == (413, {"error": f"the body is larger than {limit:,} bytes"})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e39, -1e39])
+def test_without_bounds_a_number_still_has_to_fit_into_a_float32(client, monkeypatch, row, value):
+    monkeypatch.setattr(app, "LEAST", -app.LARGEST)
+    monkeypatch.setattr(app, "MOST", app.LARGEST)
+    assert client.post("/inferir", json={"features": [app.LARGEST, *row[1:]]}).status_code == 200
+    assert client.post("/inferir", json={"features": [value, *row[1:]]}).status_code == 422
+
+
+def test_a_prediction_that_is_not_finite_gets_500_and_a_sentence(monkeypatch, row):
+    estimator = SimpleNamespace(predict=lambda rows: np.array([np.nan]))
+    monkeypatch.setattr(model, "load", lambda folder: estimator)
+    reply = app.create_app().test_client().post("/inferir", json={"features": row})
+    assert (reply.status_code, reply.json["error"][:44]) == (500, "the model's prediction is not a finite number"[:44])
 
 
 def test_another_content_type_gets_415(client, row):

@@ -9,6 +9,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 import model
 import train
@@ -61,7 +62,7 @@ def test_a_damaged_manifest_is_named(copy, content):
         model.load(copy)
 
 
-@pytest.mark.parametrize("key", ["sha256", "scikit_learn", "python", "numpy", "golden"])
+@pytest.mark.parametrize("key", ["sha256", "scikit_learn", "python", "numpy", "feature_names", "classes", "golden"])
 def test_a_manifest_that_lacks_a_key_is_damaged(copy, key):
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest[key]
@@ -144,3 +145,32 @@ def test_a_model_that_answers_otherwise_than_in_training_is_refused(copy):
     swap_pickle(copy, (copy / "model.pkl").read_bytes())
     with pytest.raises(model.ModelError, match="golden rows"):
         model.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"feature_names": ["a", "b"]}, "the model was trained on 2 features, contract.py says 64"),
+        ({"classes": None}, "the model was trained on numbers (a regressor), contract.py says the classes [0, 1"),
+        ({"classes": ["a"]}, 'the model was trained on the classes ["a"], contract.py says the classes [0, 1'),
+    ],
+)
+def test_a_model_that_contract_py_does_not_describe_is_refused(copy, changes, sentence):
+    change_manifest(copy, **changes)
+    with pytest.raises(model.ModelError) as caught:
+        model.load(copy)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_feature_of_another_name_is_refused(copy):
+    names = ["width", *json.loads((copy / "manifest.json").read_text())["feature_names"][1:]]
+    change_manifest(copy, feature_names=names)
+    with pytest.raises(model.ModelError, match="with \"width\" as feature 0, contract.py says 'pixel_0_0'"):
+        model.load(copy)
+
+
+def test_a_classifier_of_other_features_or_classes_is_not_saved(tmp_path):
+    rows = np.eye(4, dtype=np.float32)
+    with pytest.raises(model.ModelError, match="trained on 4 features, contract.py says 64"):
+        model.save(LogisticRegression().fit(rows, [0, 1, 2, 3]), tmp_path, accuracy=1.0, golden_rows=rows)
+    assert not list(tmp_path.iterdir())
