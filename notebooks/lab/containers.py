@@ -1,58 +1,63 @@
-"""The containers of a notebook: those of step 04's tests, which here end with the kernel that has started them.
+"""The containers of a notebook: the Stack of step 04's tests, removed when the kernel that started it ends.
 
-A container outlives whoever started it. So a guard (this file, run as a program) waits for the end of the kernel,
-however it comes, and takes away what is left then.
+Containers go on when the program that started them ends. So a guard (this module, run as a program) waits for the end
+of the kernel, whatever ends it, and removes what is left.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from lab import launch  # a proxy, if this machine has one, knows nothing of our services: it says so
+from lab import launch  # it also tells requests to use no proxy for our services
 
 STEP = launch.STEPS / "04_docker"
 sys.path.append(str(STEP / "tests"))
-from stack import Stack, missing  # noqa: E402
+from stack import Stack, missing  # type: ignore[import-not-found] # noqa: E402 (mypy does not know that folder)
 
-NAME = "inferir-notebook-"  # and the kernel's process id
+NAME = "inferir-notebook-"  # of the project, followed by the kernel's process id
 
 
 class DockerIsMissing(RuntimeError):
-    """Says in a sentence what is missing and what to do. A notebook shows that sentence and no traceback."""
+    """The message says what is missing and what to do. A notebook shows it without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"Docker is missing. {self}"]
 
 
 class Containers(Stack):
-    """The pipeline from `folder`. Whatever asks Docker for something raises DockerIsMissing where there is none."""
+    """The pipeline from `folder`. Methods raise DockerIsMissing on a machine without Docker."""
 
     def __init__(self, folder: Path):
         super().__init__(folder)
         self.project = self.settings["COMPOSE_PROJECT_NAME"] = f"{NAME}{os.getpid()}"
-        self._guard = subprocess.Popen([sys.executable, __file__, self.project], stdin=subprocess.PIPE, **launch.APART)
+        command = [sys.executable, "-m", "lab.containers", self.project]
+        self._guard = subprocess.Popen(
+            command, cwd=Path(__file__).resolve().parents[1], stdin=subprocess.PIPE, **launch.APART
+        )
 
     def check(self) -> None:
-        """DockerIsMissing if it is. Takes away the containers of kernels that are gone, guard and all."""
+        """Remove the containers of kernels that ended together with their guards. Raises DockerIsMissing."""
         for project in self.docker("compose", "ls", "--all", "--quiet", "--filter", f"name={NAME}").split():
             if not psutil.pid_exists(int(project.removeprefix(NAME))):
                 remove(project)
 
-    def compose(self, *arguments: str, **options) -> str:
+    def compose(self, *arguments: str, seconds: float = 120, content: bytes | None = None) -> str:
         with explained():
-            return super().compose(*arguments, **options)
+            return super().compose(*arguments, seconds=seconds, content=content)
 
-    def docker(self, *arguments: str, **options) -> str:
+    def docker(self, *arguments: str, seconds: float = 60) -> str:
         with explained():
-            return super().docker(*arguments, **options)
+            return super().docker(*arguments, seconds=seconds)
 
 
 @contextmanager
-def explained():
+def explained() -> Iterator[None]:
+    """Raise DockerIsMissing instead of the error, if Docker is missing."""
     try:
         yield
     except (RuntimeError, OSError, subprocess.TimeoutExpired):
@@ -62,14 +67,14 @@ def explained():
 
 
 def remove(project: str) -> None:
-    """Take away all that Docker has of a project; also images that have lost their names to newer ones."""
+    """Remove everything that Docker has of a project, its images included."""
     for command in (
-        f"compose --project-name={project} down --volumes --rmi=local --remove-orphans --timeout=5",
-        f"image prune --force --filter=label=com.docker.compose.project={project}",
+        f"compose --project-name={project} down --volumes --remove-orphans --timeout=5",
+        f"image prune --all --force --filter=label=com.docker.compose.project={project}",
     ):
         subprocess.run(["docker", *command.split()], cwd=STEP, stdin=subprocess.DEVNULL, capture_output=True)
 
 
 if __name__ == "__main__":
-    sys.stdin.read()  # until the kernel is gone
+    sys.stdin.read()  # until the kernel has ended
     remove(sys.argv[1])
