@@ -22,7 +22,8 @@ from pathlib import Path
 
 from trained import ROOT, trained
 
-DOCKER = ["notebooks/04_*.ipynb", "tests/test_containers.py", "tests/test_images.py", "steps/04_docker/tests"]
+DOCKER = ["steps/04_docker/tests", "notebooks/04_*.ipynb"]
+DOCKER += [f"tests/test_{name}.py" for name in ("containers", "docker_readmes", "images")]
 ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "steps/04_docker/tests/test_scaling.py"]
 QUICK = ["steps/0[123]*/tests", "steps/0[123]*/*/tests"]
 QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "locks", "notebooks", "project", "run", "stubs")]

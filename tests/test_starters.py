@@ -1,5 +1,8 @@
 """Each step works alone: its folder is copied out and its README followed to the letter, in an environment made
-from its own requirements.txt. The environments are kept in .cache/starters, so that only the first run makes them."""
+from its own requirements.txt. The environments are kept in .cache/starters, so that only the first run makes them.
+
+The step's own tests are run elsewhere, each as a part of tests/run.py, in the project's environment with the same
+versions. Here, pytest only collects them: all that they import is in the folder and in what the README installs."""
 
 import doctest
 import hashlib
@@ -29,12 +32,33 @@ SERVERS = {
 # The services behind the door of step 03 listen here: their own ports may be taken.
 BEHIND = {setting: free_port() for setting in ("PREPROCESS_URL", "INFERENCE_URL", "STORAGE_URL")}
 
+NOT_COPIED = shutil.ignore_patterns("model", ".venv*", "__pycache__", ".*_cache", "node_modules")
 BLANKS_AND_DOTS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS  # curl prints what ends without a line's end
 
 
+# Other tests follow these sections: test_docker_readmes.py, and those of another model.
+FOLLOWED_ELSEWHERE = ("Run it in a container", "Make it yours")
+
+
 def blocks(readme: Path) -> list[tuple[str, str]]:
-    """The fenced blocks of a README as (language, content)."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL)
+    """The fenced blocks of a README as (language, content), in the sections that are followed here."""
+    kept = [text for title, text in sections(readme).items() if not title.startswith(FOLLOWED_ELSEWHERE)]
+    return fenced("".join(kept))
+
+
+def sections(readme: Path) -> dict[str, str]:
+    """The text of a README by the titles of its sections. What stands before the first one is at ""."""
+    parts = re.split(r"^## (.*)\n", readme.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(["", *parts[1::2]], parts[0::2], strict=True))
+
+
+def fenced(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def only_collected(script: str) -> str:
+    """The script with its tests collected, not run."""
+    return re.sub(r"\bpython -m pytest\b", "python -m pytest --collect-only -q", script)
 
 
 def run(script: str, folder: Path, path: Path | None = None, seconds: float = 600, **env: str) -> str:
@@ -78,21 +102,11 @@ def make_environment(step: str, install: str) -> Path:
     return folder / ".venv" / "bin"
 
 
-@pytest.mark.skipif(os.name != "nt", reason="elsewhere, who follows the README runs them")
-@pytest.mark.parametrize("step", SERVERS)
-def test_the_steps_own_tests_pass_in_our_environment(step):
-    for tests in [*(STEPS / step).glob("tests"), *(STEPS / step).glob("*/tests")]:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "tests"], cwd=tests.parent, capture_output=True, timeout=500
-        )
-        assert done.returncode == 0, done.stdout
-
-
 @pytest.mark.skipif(os.name == "nt", reason="the README's `sh` blocks need a POSIX shell")
 @pytest.mark.parametrize("step", SERVERS)
 def test_a_copied_out_step_does_what_its_readme_says(step, tmp_path):
     folder = tmp_path / "copied out"
-    shutil.copytree(STEPS / step, folder, ignore=shutil.ignore_patterns("model", ".venv", "__pycache__", ".*_cache"))
+    shutil.copytree(STEPS / step, folder, ignore=NOT_COPIED)
     (_, install), *rest = blocks(folder / "README.md")[1:]  # the first block is the diagram
     path = make_environment(step, install)
     request = (folder / "sample_request.json").read_bytes()
@@ -116,7 +130,7 @@ def test_a_copied_out_step_does_what_its_readme_says(step, tmp_path):
                 reply = requests.post(service.url + "/inferir", data=request, headers=JSON, timeout=10)
                 assert reply.json()["prediction"] == [3], content
             else:
-                printed = run(on_port(service and port, content), folder, path)
+                printed = run(only_collected(on_port(service and port, content)), folder, path)
     finally:
         if service:
             service.stop()
