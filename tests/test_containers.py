@@ -1,7 +1,10 @@
-"""Step 04, copied out: its README followed to the letter, with real containers and a browser, until nothing is left."""
+"""Steps 03 and 04, copied side by side: the README of 04 followed to the letter, with containers and a browser.
+
+Its tests are only collected here: they run as a part of their own."""
 
 import shutil
 import uuid
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -10,30 +13,32 @@ from conftest import STEPS, skip
 from lab.containers import missing
 from lab.launch import free_port
 from test_page import DIGITS, draw
-from test_starters import BLANKS_AND_DOTS, blocks, doctest, on_port, run
+from test_starters import BLANKS_AND_DOTS, NOT_COPIED, blocks, doctest, on_port, only_collected, run
 
-STEP = STEPS / "04_docker"
-LEFT = {  # what Docker keeps of a project
+STEP = "04_docker"
+LEFT = {  # what Docker has of a project
     "containers": "ps --all --quiet --filter label=com.docker.compose.project={}",
     "volumes": "volume ls --quiet --filter label=com.docker.compose.project={}",
     "networks": "network ls --quiet --filter label=com.docker.compose.project={}",
-    "images": "image ls --quiet {}-*",
+    "images": "image ls --all --quiet --filter label=com.docker.compose.project={}",
 }
 
 
 class Copy:
-    """The step's folder in another place, with a project and a port of its own."""
+    """The two folders in an empty one, with a project and a port of their own. `folder` is that of step 04."""
 
-    def __init__(self, folder):
-        ignored = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache", "model", "*.dump", "api_key")
-        self.folder = shutil.copytree(STEP, folder / "copied out", ignore=ignored)
+    def __init__(self, place: Path):
+        for step in ("03_pipeline", STEP):
+            shutil.copytree(STEPS / step, place / step, ignore=NOT_COPIED)
+        self.folder = place / STEP
         self.port, self.project = free_port(), f"copied-out-{uuid.uuid4().hex[:8]}"
         self.nameless_before = self.nameless()
 
     def run(self, script: str) -> str:
         """Run a shell script of the README, and return what it prints."""
-        script = f"set -o pipefail\n{on_port(self.port, script)}"
-        return run(script, self.folder, seconds=1800, COMPOSE_PROJECT_NAME=self.project, PORT=str(self.port))
+        script = on_port(self.port, script).replace("project=inferir", f"project={self.project}")
+        environment = {"COMPOSE_PROJECT_NAME": self.project, "PORT": str(self.port)}
+        return run(f"set -o pipefail\n{script}", self.folder, seconds=1800, **environment)
 
     def left(self) -> dict[str, str]:
         found = {kind: self.run(f"docker {command.format(self.project)}") for kind, command in LEFT.items()}
@@ -41,7 +46,7 @@ class Copy:
         return {kind: ids for kind, ids in found.items() if ids}
 
     def nameless(self) -> set[str]:
-        """Volumes that Docker makes because an image asks for them. Nothing says whose they are."""
+        """Volumes that Docker creates because an image asks for them. They have no label of a project."""
         return {volume for volume in self.run("docker volume ls --quiet").split() if len(volume) == 64}
 
 
@@ -51,21 +56,19 @@ def copy(tmp_path):
         skip(reason)
     copy = Copy(tmp_path)
     yield copy
-    copy.run("docker compose down --volumes --rmi local --remove-orphans --timeout 5")
+    copy.run("docker compose down --volumes --remove-orphans --timeout 5")
+    copy.run("docker image prune --all --force --filter label=com.docker.compose.project=inferir")
     assert copy.left() == {}
 
 
-@pytest.mark.timeout(2700)  # images are built and the step's own tests run
-def test_a_copied_out_step_does_what_its_readme_says_and_leaves_nothing(copy, page, capsys):
+@pytest.mark.timeout(1800)  # the first time, images are built
+def test_the_copied_folders_do_what_the_readme_says_and_leave_nothing(copy, page):
     printed, drawn = None, False
     for language, content in blocks(copy.folder / "README.md"):
         if language == "text":
             assert doctest.OutputChecker().check_output(content, printed, BLANKS_AND_DOTS), printed
         if language == "sh":
-            printed = copy.run(content)
-            if "pytest" in content:
-                with capsys.disabled():
-                    print(printed)  # the tables of faults and of scaling
+            printed = copy.run(only_collected(content))
         if not drawn and printed is not None:
             a_digit_is_drawn_recognized_and_in_postgresql(copy, page)
             drawn = True
