@@ -1,0 +1,149 @@
+"""Another model in a copied-out step: "Make it yours" of its README is followed, and the contract holds.
+
+contract.py and train.py are the only files that change. The flowers' are those in the README.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import tritonclient.http
+from sklearn.datasets import load_diabetes, load_iris
+
+from conftest import STEPS
+from contract import cases_for, check, read_contract
+from lab.launch import Service, free_port
+
+STEP_NAMES = ["01_flask", "02_fastapi"]
+
+DIABETES_CONTRACT = """
+NAME = "diabetes"
+FEATURES: list[str] | int = 10
+LOW: float | None = -1
+HIGH: float | None = None
+CLASSES: list[int] | list[str] | None = None
+EXAMPLE: list[float] = [0.04, 0.05, 0.06, 0.02, -0.04, -0.03, -0.04, -0.003, 0.02, -0.02]
+"""
+DIABETES_TRAIN = """
+import os
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import Ridge
+
+import model
+
+rows, targets = load_diabetes(return_X_y=True)
+rows = rows.astype(np.float32)
+regressor = Ridge(0.1).fit(rows, targets)
+folder = Path(os.environ.get("MODEL_DIR") or "model")
+print(model.save(regressor, folder, accuracy=regressor.score(rows, targets), golden_rows=rows[:10]))
+"""
+KINDS = ["iris", "diabetes"]
+# What only the service of the digits may say. Numbers count if they are whole, not part of a time, address or fraction.
+ABOUT_DIGITS = re.compile(r"(?<!too many )digit|pixel|(?<![\w.:/-])(64|16)(?![\w.:/-])", re.IGNORECASE)
+
+
+def make_it_yours(step: Path) -> str:
+    """The section of the step's README."""
+    return (step / "README.md").read_text().partition("## Make it yours")[2].partition("\n## ")[0]
+
+
+def write_kind(kind: str, folder: Path) -> None:
+    """Replace contract.py and train.py in a copied-out step."""
+    if kind == "iris":
+        contract, train = re.findall(r"^```python\n(.*?)^```$", make_it_yours(folder), re.MULTILINE | re.DOTALL)
+    else:
+        contract, train = DIABETES_CONTRACT, DIABETES_TRAIN
+    (folder / "contract.py").write_text(contract)
+    (folder / "train.py").write_text(train)
+
+
+def known_rows(kind: str) -> list[tuple[list[float], str | float]]:
+    """Rows, and what a model of the kind predicts for each."""
+    if kind == "iris":
+        iris = load_iris()
+        return [(iris.data[place].tolist(), str(iris.target_names[place // 50])) for place in (0, 60, 100)]
+    from sklearn.linear_model import Ridge
+
+    rows, targets = load_diabetes(return_X_y=True)
+    predictions = Ridge(0.1).fit(rows.astype(np.float32), targets).predict(rows[:3].astype(np.float32))
+    return list(zip(rows[:3].tolist(), predictions.tolist(), strict=True))
+
+
+@dataclass
+class Running:
+    kind: str
+    step: str
+    folder: Path
+    service: Service
+
+    def cases(self) -> list:
+        cases = cases_for(read_contract(self.folder), known_rows(self.kind))
+        return [case for case in cases if case.since <= int(self.step[:2])]
+
+
+@pytest.fixture(scope="module", params=[(step, kind) for step in STEP_NAMES for kind in KINDS], ids="-".join)
+def running(request, tmp_path_factory) -> Iterator[Running]:
+    """A copied-out step with another model, trained and started as its README says."""
+    step, kind = request.param
+    folder = tmp_path_factory.mktemp(kind) / step
+    ignore = shutil.ignore_patterns("model", ".venv*", "__pycache__", ".*_cache", "tests")
+    shutil.copytree(STEPS / step, folder, ignore=ignore)
+    write_kind(kind, folder)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_")}
+    subprocess.run([sys.executable, "train.py"], cwd=folder, env=env, check=True, timeout=120)
+    with Service([sys.executable, "app.py"], folder, free_port(), {"MODEL_DIR": ""}) as service:
+        service.wait("/readyz", timeout=200)
+        yield Running(kind, step, folder, service)
+
+
+@pytest.mark.parametrize("step", STEP_NAMES)
+def test_the_readme_names_no_file_to_change_but_two(step):
+    named = re.findall(r"\*\*\d\. .*?\*\*.*?`(\w+\.py)`", make_it_yours(STEPS / step))
+    assert set(named) <= {"contract.py", "train.py", "app.py"}
+    assert named[:2] == ["contract.py", "train.py"]
+
+
+def test_the_contract_holds_and_nothing_speaks_of_digits(running):
+    cases = running.cases()
+    for case in cases:
+        reply = check(case, running.service.url)
+        assert not ABOUT_DIGITS.search(reply.text), (case.name, reply.text)
+    assert len(cases) > 30
+    for path in ("/readyz", "/livez", "/nowhere", "/openapi.json", "/v2", "/v2/models/" + running.kind):
+        text = requests.get(running.service.url + path, timeout=10).text
+        assert not ABOUT_DIGITS.search(text), (path, ABOUT_DIGITS.search(text), text)
+    log = re.sub(r"\[\d\d/\w+/\d{4} [\d:]+\]", "", running.service.log(1000))  # Flask's own times
+    assert not ABOUT_DIGITS.search(log), ABOUT_DIGITS.search(log)
+
+
+def test_v2_answers_in_the_models_own_types(running):
+    if running.step == "01_flask":
+        pytest.skip("step 01 has no V2")
+    rows, expected = zip(*known_rows(running.kind), strict=True)
+    client = tritonclient.http.InferenceServerClient(running.service.url.removeprefix("http://"))
+    try:
+        metadata = client.get_model_metadata(running.kind)
+        tensor = tritonclient.http.InferInput("features", [len(rows), len(rows[0])], "FP32")
+        tensor.set_data_from_numpy(np.array(rows, np.float32), binary_data=False)
+        wanted = [tritonclient.http.InferRequestedOutput("prediction", binary_data=False)]
+        predictions = client.infer(running.kind, [tensor], outputs=wanted).as_numpy("prediction")
+    finally:
+        client.close()
+    outputs = {output["name"]: output["datatype"] for output in metadata["outputs"]}
+    if running.kind == "iris":
+        assert outputs == {"prediction": "BYTES", "probabilities": "FP32"}
+        assert [text.decode() if isinstance(text, bytes) else text for text in predictions] == list(expected)
+    else:
+        assert outputs == {"prediction": "FP32"}
+        assert predictions.tolist() == pytest.approx(expected, rel=1e-4)
