@@ -19,7 +19,7 @@ def ask(connection, method: str, path: str, body: dict | None = None) -> http.cl
 
 
 class Client:
-    """Posts on one kept connection as fast as it can, until the server says that it will leave, or has left.
+    """Posts on one kept connection as fast as it can, until the server says that it will stop, or has stopped.
 
     What was not acknowledged is posted once more to the next server, as the gateway would.
     """
@@ -42,7 +42,7 @@ class Client:
                 self.acknowledged |= {result["id"] for result in self.pending}
                 self.pending, told = [], reply.getheader("Connection") == "close"
         except (OSError, http.client.HTTPException):
-            pass  # the server has left
+            pass  # the server has stopped
         except Exception as error:
             self.error = error
         finally:
@@ -72,7 +72,7 @@ class Load:
 
 
 def assert_all_there_once(address: str, clients: list[Client]) -> None:
-    """What is stored: everything acknowledged, nothing twice, nothing that nobody sent, and each as it was sent."""
+    """What is stored: everything acknowledged, nothing twice, nothing that was not sent, and each as it was sent."""
     connection = http.client.HTTPConnection(address, timeout=20)
     stored, query = [], "?limit=100"
     while query:
@@ -90,7 +90,7 @@ def assert_all_there_once(address: str, clients: list[Client]) -> None:
 
 
 class Publisher:
-    """Sends messages one after another, each until the broker has acknowledged it, as many as are waited for."""
+    """Sends messages one after another, each until it is acknowledged, as many as wait_for_messages() wants."""
 
     def __init__(self, peer):
         self.peer, self.sent, self.acknowledged, self.error = peer, {}, set(), None
@@ -132,7 +132,7 @@ class Publisher:
                 assert time.monotonic() < until
 
     def wait_for_messages(self, more: int) -> None:
-        """Return when so many more are there. Some are still being sent then."""
+        """Return after `more` messages. Others are still being sent then."""
         end = self.messages + more
         self._goal = end + 100
         wait_until(lambda: self.messages >= end or self.error, timeout=30, pause=0.001)

@@ -23,7 +23,7 @@ def test_without_a_broker_there_are_no_dead_letters(any_client):
 
 
 @pytest.mark.parametrize(("path", "methods"), [("/results", "GET, POST"), ("/results/summary", "GET")])
-def test_another_method_gets_405_and_is_told_those_that_there_are(any_client, path, methods):
+def test_another_method_gets_405_and_the_methods_that_exist(any_client, path, methods):
     reply = any_client.put(path)
     assert (reply.status_code, reply.headers["Allow"]) == (405, methods)
     assert reply.json() == {"error": f"Method Not Allowed: PUT {path}"}
@@ -48,7 +48,7 @@ def test_the_metrics_count_new_results_and_commits(client):
     assert more["commit_seconds_sum"] > 0
 
 
-def test_a_full_queue_gets_503_and_is_told_when_to_come_again(sqlite_url, monkeypatch):
+def test_a_full_queue_gets_503_and_a_time_to_try_again(sqlite_url, monkeypatch):
     gate, begun, insert = threading.Event(), threading.Event(), Database.insert
 
     def slow_insert(self, rows):

@@ -18,7 +18,7 @@ NO_FOLDER = {"error": "the database cannot be used (unable to open database file
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 
 
-def test_while_the_database_is_down_nothing_is_lost_and_nobody_works_in_vain(serve, broker, peer, tmp_path):
+def test_while_the_database_is_down_nothing_is_lost_and_retries_are_few(serve, broker, peer, tmp_path):
     folder = tmp_path / "disk"
     url = f"sqlite:///{folder.as_posix()}/results.db"
     with serve(broker, ready=False, database_url=url) as client:
@@ -108,7 +108,7 @@ def test_a_broker_that_hangs_is_noticed_and_used_again_when_it_does_not(storage,
     assert listed(storage) == ["a"]
 
 
-def test_a_broker_without_jetstream_is_told_apart(serve, absent_broker):
+def test_a_broker_without_jetstream_is_named_as_such(serve, absent_broker):
     absent_broker.settings = ["max_payload: 4MB"]
     absent_broker.start()
     with serve(absent_broker, ready=False) as client:
@@ -116,7 +116,7 @@ def test_a_broker_without_jetstream_is_told_apart(serve, absent_broker):
         wait_until(lambda: client.get("/readyz").json() == says)
 
 
-def test_a_queue_larger_than_the_brokers_disk_is_told(serve, broker):
+def test_a_queue_larger_than_the_brokers_disk_is_reported(serve, broker):
     with serve(broker, ready=False, max_queue_bytes=10**12) as client:
         wait_until(lambda: "insufficient storage" in client.get("/readyz").text)
 
@@ -143,7 +143,7 @@ def allow(broker, user: str, password: str) -> None:
     broker.settings.append(f'authorization {{user: "{user}", password: "{password}"}}')
 
 
-def test_a_password_is_used_and_never_told(serve, absent_broker, caplog):
+def test_a_password_is_used_and_never_shown(serve, absent_broker, caplog):
     allow(absent_broker, "mé@er", "sword:fi/sh#")
     absent_broker.start()
     address = absent_broker.url.removeprefix("nats://")

@@ -24,7 +24,7 @@ def test_kill_9_at_any_moment_loses_nothing_acknowledged_and_doubles_nothing(sta
     assert_all_there_once(start(database_url=url).address, clients)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="on Windows a process is ended, not asked to leave")
+@pytest.mark.skipif(os.name == "nt", reason="on Windows a process is ended, not asked to stop")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sigterm_under_load_loses_no_request(start, url, workers):
     clients = [Client(number) for number in range(8)]

@@ -79,9 +79,9 @@ def test_processes_share_what_is_in_the_broker(start, url, broker, peer):
     assert min(shares) > 0
 
 
-@pytest.mark.skipif(os.name == "nt", reason="on Windows a process is ended, not asked to leave")
+@pytest.mark.skipif(os.name == "nt", reason="on Windows a process is ended, not asked to stop")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_process_that_leaves_acknowledges_what_it_has_and_takes_no_more(start, url, broker, peer, workers):
+def test_a_process_that_stops_acknowledges_what_it_has_and_takes_no_more(start, url, broker, peer, workers):
     settings = {"database_url": url, "nats_url": broker.url, "drain_seconds": 0}
     server = start(workers=workers, **settings)
     peer.wait_for_stream()

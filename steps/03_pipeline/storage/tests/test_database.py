@@ -77,7 +77,7 @@ def test_pages_of_one_prediction_have_only_that_prediction(database):
     assert pages(database, 4, prediction="9") == []
 
 
-def test_a_page_after_a_result_that_there_is_not_is_refused(database):
+def test_a_page_after_an_unknown_result_is_refused(database):
     with pytest.raises(RequestError, match="^before: there is no result with the id nowhere$") as refused:
         database.newest(10, before="nowhere")
     assert refused.value.status == 422
@@ -104,7 +104,7 @@ def test_a_restart_keeps_everything(database, url):
         assert restarted.newest(100) == (rows[::-1], None)
 
 
-def test_a_row_that_cannot_be_stored_is_no_fault_of_the_database(database):
+def test_a_row_that_cannot_be_stored_does_not_count_as_an_outage(database):
     with pytest.raises((sa.exc.StatementError, TypeError), match="not JSON serializable"):
         database.insert([row("a"), row("b") | {"features": {1, 2}}])
     database.insert([row("c")])

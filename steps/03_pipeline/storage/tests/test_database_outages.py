@@ -144,7 +144,7 @@ def test_a_folder_that_is_missing_is_refused_until_it_is_there(tmp_path):
         assert pages(database, 10) == ["a"]
 
 
-def test_a_file_that_is_no_database_is_refused_until_it_is_one(sqlite_url):
+def test_a_file_with_other_content_is_refused_until_it_is_a_database(sqlite_url):
     file = Path(sqlite_url.removeprefix("sqlite:///"))
     file.write_text("Dear diary, " * 100)
     with closing(Database(sqlite_url)) as database:

@@ -14,7 +14,7 @@ from database import AlreadyClaimed, Database
 from tables import RESULTS
 
 
-def test_a_database_of_before_keeps_its_results_and_gets_the_other_tables(url):
+def test_a_database_without_the_newer_tables_gets_them_and_keeps_its_results(url):
     engine = sa.create_engine(url)
     RESULTS.create(engine)
     engine.dispose()

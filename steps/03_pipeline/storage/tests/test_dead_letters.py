@@ -47,7 +47,7 @@ from database import Database
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_what_is_no_result_is_kept_as_a_dead_letter_once_and_its_neighbours_are_stored(
+def test_a_wrong_result_is_kept_as_a_dead_letter_once_and_its_neighbours_are_stored(
     storage, peer, sent, reasons, stored
 ):
     before = count(storage, "dead_letters")
@@ -104,25 +104,28 @@ def test_pages_of_dead_letters_go_from_the_newest_to_the_oldest(url, serve, brok
 
 
 def test_a_result_that_only_the_database_refuses_is_a_dead_letter(serve, broker, peer, monkeypatch, caplog):
-    insert = Database.insert
+    insert, calls = Database.insert, []
 
     def fussy_insert(self, rows):
+        calls.append(len(rows))
         if any(row["id"] == "poison" for row in rows):
             raise ValueError("no check has foreseen this")
         insert(self, rows)
 
     monkeypatch.setattr(Database, "insert", fussy_insert)
     with serve(broker) as client:
-        peer.send(body(result("a"), result("poison"), result("b")), body(result("c")))
+        neighbours = [result(f"{number:02}") for number in range(60)]
+        peer.send(body(*neighbours[:40], result("poison"), *neighbours[40:]), body(result("99")))
         peer.wait_until_empty()
-        assert sorted(listed(client)) == ["a", "b", "c"]
+        assert sorted(listed(client)) == [*(result["id"] for result in neighbours), "99"]
+        assert len([rows for rows in calls if rows]) <= 15  # halved, instead of one by one
         (letter,) = dead_letters(client)
         assert letter["reason"] == "it cannot be stored: ValueError"
         assert json.loads(letter["body"])["results"][0]["id"] == "poison"
         assert "no check has foreseen this" in caplog.text
 
 
-def test_headers_that_make_no_sense_hold_up_nobody(storage, broker, peer, caplog):
+def test_headers_that_make_no_sense_hold_up_no_message(storage, broker, peer, caplog):
     headers = [
         b"NATS/1.0\r\nStatus: 404\r\n\r\n",  # as if the broker said so
         b"NATS/1.0 404 No Messages\r\n\r\n",

@@ -23,7 +23,7 @@ def test_a_message_is_stored_and_leaves_the_broker(url, serve, broker, peer):
         assert dead_letters(client) == []
 
 
-def test_over_both_wires_a_result_is_stored_once(storage, peer):
+def test_a_result_that_comes_over_http_and_by_message_is_stored_once(storage, peer):
     before = count(storage, "stored_results")
     assert storage.post("/results", json={"results": [result("a")]}).status_code == 200
     peer.send_results(result("a", prediction=4), result("b"), result("b"))

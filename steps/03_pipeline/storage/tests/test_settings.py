@@ -11,14 +11,14 @@ from settings import Settings, read_settings
     "url",
     ["results.db", "sqlite://", "sqlite:///:memory:", "mysql://u:hunter2@h/d", "postgresql+psycopg://u:hunter2@h:x/d"],
 )
-def test_a_database_url_of_another_kind_ends_the_program_without_telling_a_password(monkeypatch, url):
+def test_a_database_url_of_another_kind_ends_the_program_without_showing_a_password(monkeypatch, url):
     monkeypatch.setenv("DATABASE_URL", url)
     with pytest.raises(SystemExit, match="^DATABASE_URL: sqlite:///file or postgresql") as ended:
         read_settings()
     assert "hunter2" not in str(ended.value)
 
 
-def test_a_password_in_a_file_is_used_and_never_told(monkeypatch, tmp_path):
+def test_a_password_in_a_file_is_used_and_never_shown(monkeypatch, tmp_path):
     file = tmp_path / "password"
     file.write_text("hunter/2@\n")
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://someone@host/results")
@@ -63,7 +63,7 @@ def test_a_password_file_that_is_of_no_use_ends_the_program(monkeypatch, tmp_pat
         "nats://me:swordfish@a,",
     ],
 )
-def test_a_broker_url_of_another_kind_ends_the_program_without_telling_a_password(monkeypatch, url):
+def test_a_broker_url_of_another_kind_ends_the_program_without_showing_a_password(monkeypatch, url):
     monkeypatch.setenv("NATS_URL", url)
     with pytest.raises(SystemExit, match="^NATS_URL: nats://host:port or nats://user:password@host:port is ") as ended:
         read_settings()

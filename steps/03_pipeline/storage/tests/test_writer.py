@@ -59,7 +59,7 @@ def test_a_poisoned_row_fails_alone():
     assert disk.commits == [["first"], ["a"], ["b"]]
 
 
-def test_a_full_disk_is_tried_once_for_all_who_wait():
+def test_a_full_disk_is_tried_once_for_all_waiting_requests():
     disk = Disk()
     disk.refuses = True
     outcomes = write_while_a_commit_is_under_way(disk, ["a", "b", "c"])
@@ -75,7 +75,7 @@ def test_a_full_queue_is_refused_and_what_waits_in_it_is_written():
     assert disk.commits == [["first"], ["a", "b"]]
 
 
-def test_what_a_client_that_has_gone_left_behind_is_written_all_the_same():
+def test_rows_of_a_client_that_is_gone_are_written_all_the_same():
     disk = Disk()
     a, b = write_while_a_commit_is_under_way(disk, ["a", "b"], cancel="a")
     assert (type(a), b) == (asyncio.CancelledError, None)
@@ -129,3 +129,12 @@ def test_draining_writes_what_waits_and_takes_nothing_more():
 
     asyncio.run(main())
     assert sorted(id for commit in disk.commits for id in commit) == ["a", "b", "c"]
+
+
+def test_one_poisoned_row_among_500_requests_costs_few_commits():
+    disk = Disk()
+    ids = [f"{number}" for number in range(500)]
+    outcomes = write_while_a_commit_is_under_way(disk, [*ids[:300], "poison", *ids[300:]])
+    assert [id for id, outcome in zip([*ids[:300], "poison"], outcomes, strict=False) if outcome] == ["poison"]
+    assert sorted(id for commit in disk.commits[1:] for id in commit) == sorted(ids)
+    assert len(disk.commits) <= 10  # one for each time that the rest was halved

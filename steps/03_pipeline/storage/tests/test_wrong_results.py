@@ -70,7 +70,7 @@ def with_value(place: str, value) -> dict:
     ],
     ids=str,
 )
-def test_a_result_that_is_none_gets_422_and_its_neighbour_is_not_stored(any_client, place, value, sentence):
+def test_a_wrong_result_gets_422_and_its_neighbour_is_not_stored(any_client, place, value, sentence):
     body = json.dumps({"results": [result("neighbour"), with_value(place, value)]})
     reply = any_client.post("/results", content=body, headers=JSON)
     assert reply.status_code == 422
@@ -94,7 +94,7 @@ def test_a_result_that_is_none_gets_422_and_its_neighbour_is_not_stored(any_clie
     ],
     ids=str,
 )
-def test_a_body_that_is_no_list_of_results_is_refused(any_client, body, status, sentence):
+def test_a_body_without_a_list_of_results_is_refused(any_client, body, status, sentence):
     reply = any_client.post("/results", content=body, headers=JSON)
     assert reply.status_code == status
     assert reply.json()["error"].startswith(sentence)
