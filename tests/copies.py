@@ -11,7 +11,7 @@ SERVICES = ["gateway", "preprocess", "inference", "storage"]
 CHASSIS = ["chassis/__init__.py", "chassis/errors.py", "chassis/limits.py", "chassis/server.py", "chassis/telemetry.py"]
 # Most of the pipeline's inference service is step 02.
 INFERENCE = [
-    *("batcher.py", "fast.py", "formats.py", "model.py", "schemas.py", "service.py", "strokes.py", "train.py", "v2.py"),
+    *("batcher.py", "fast.py", "formats.py", "model.py", "schemas.py", "service.py", "v2.py"),
     *("requirements.txt", "sample_request.json"),
 ]
 # what both ends of a gRPC call speak
@@ -22,15 +22,17 @@ COPIES = {
     "LICENSE": ["steps/01_flask/LICENSE", f"{FASTAPI}/LICENSE", f"{PIPELINE}/LICENSE", f"{DOCKER}/LICENSE"],
     "steps/01_flask/.gitignore": [f"{FASTAPI}/.gitignore"],
     "steps/01_flask/sample_request.json": [f"{FASTAPI}/sample_request.json", f"{PIPELINE}/sample_request.json"],
-    "steps/01_flask/contract.py": [f"{FASTAPI}/contract.py"],
-    "steps/01_flask/strokes.py": [f"{FASTAPI}/strokes.py"],
-    "steps/01_flask/train.py": [f"{FASTAPI}/train.py"],
+    "steps/01_flask/contract.py": [
+        f"{folder}/contract.py" for folder in (FASTAPI, f"{PIPELINE}/inference", f"{PIPELINE}/gateway")
+    ],
+    "steps/01_flask/strokes.py": [f"{FASTAPI}/strokes.py", f"{PIPELINE}/inference/strokes.py"],
+    "steps/01_flask/train.py": [f"{FASTAPI}/train.py", f"{PIPELINE}/inference/train.py"],
     **{f"{FASTAPI}/{name}": [f"{PIPELINE}/inference/{name}"] for name in INFERENCE},
     **{f"{FASTAPI}/{name}": [f"{PIPELINE}/{service}/{name}" for service in SERVICES] for name in CHASSIS},
     **{f"{PIPELINE}/inference/{name}": [f"{PIPELINE}/gateway/{name}"] for name in PROTOCOL},
 }
-COPIES[f"{FASTAPI}/contract.py"] = [f"{PIPELINE}/inference/contract.py"]
-for name in ("contract.py", "fast.py", "schemas.py"):
+# The gateway checks requests as step 02 does.
+for name in ("fast.py", "schemas.py"):
     COPIES[f"{FASTAPI}/{name}"].append(f"{PIPELINE}/gateway/{name}")
 
 
@@ -41,11 +43,10 @@ def differing(root: Path = ROOT, copies: dict[str, list[str]] = COPIES) -> list[
 
 
 def bring_in_line(root: Path = ROOT, copies: dict[str, list[str]] = COPIES) -> None:
-    while pairs := differing(root, copies):  # again, since an original may be a copy itself
-        for original, copy in pairs:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(original, copy)
-            print(f"{original.relative_to(root)} -> {copy.relative_to(root)}")
+    for original, copy in differing(root, copies):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(original, copy)
+        print(f"{original.relative_to(root)} -> {copy.relative_to(root)}")
 
 
 if __name__ == "__main__":
