@@ -37,6 +37,7 @@ SENT = {  # what is asked, and the media type
     PICTURES: (STEPS / "03_pipeline" / "sample_drawing.png", "image/png"),
 }
 HOPS = ["preprocess", "inference", "storage"]
+SPENT = ["gateway", *HOPS, "broker", "alone"]  # whose CPU time is counted, beside the client's
 NOW, BEFORE = "now", "before"
 
 
@@ -78,7 +79,7 @@ def start_all(stack: ExitStack, steps: Path, folder: Path) -> dict[str, Service]
     )
     broker = Broker(steps / "03_pipeline", folder, free_port())
     stack.callback(broker.stop)
-    broker.wait("", timeout=20)
+    broker.wait("", timeout=60)
     ports = {name: free_port() for name in ("alone", *HOPS, *WIRES)}
     rpc_port = free_port()
     env = {"MODEL_DIR": str(folder), "DATABASE_URL": f"sqlite:///{folder.as_posix()}/results.db"}
@@ -94,7 +95,7 @@ def start_all(stack: ExitStack, steps: Path, folder: Path) -> dict[str, Service]
         services[name] = Service(command, steps / place, port, env | own.get(name, {}))
         stack.callback(services[name].stop)
     for service in services.values():
-        service.wait("/readyz", timeout=60)
+        service.wait("/readyz", timeout=300)
     return services
 
 
@@ -142,14 +143,21 @@ def series(measured: list[dict], variant: str, connections: int, *keys: str) -> 
 
 
 def compare(now: list[dict], before: list[dict]) -> str:
-    """Return a table of requests/s beside those of an older commit. Ratios are paired, round by round."""
-    lines = ["Compared with the older commit, in requests/s:", ""]
-    lines += ["| connections | what | before | now | ratio (min–max) |", "| ---: | --- | ---: | ---: | ---: |"]
+    """Return a table of requests/s and CPU time beside those of an older commit. Ratios are paired, round by round."""
+    lines = ["Compared with the older commit: requests/s, and the CPU time of a request in all services together:", ""]
+    lines.append("| connections | what | before | now | ratio (min–max) | CPU µs before | now | p99 ms before | now |")
+    lines.append("| ---: | --- |" + " ---: |" * 7)
     for connections, variant in product(CONNECTIONS, SENT):
         old, new = (series(each, variant, connections, "rate") for each in (before, now))
         ratios = [one / two for one, two in zip(new, old, strict=True)]
         span = f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-        lines.append(f"| {connections} | {variant} | {median(old):,.0f} | {median(new):,.0f} | {span} |")
+        line = f"| {connections} | {variant} | {median(old):,.0f} | {median(new):,.0f} | {span} |"
+        for figures in (before, now):
+            spent = zip(*(series(figures, variant, connections, "cpu_us", name) for name in SPENT), strict=True)
+            line += f" {median(map(sum, spent)):,.0f} |"
+        for figures in (before, now):
+            line += f" {median(series(figures, variant, connections, 'p99_ms')):.1f} |"
+        lines.append(line)
     return "\n".join(lines) + "\n"
 
 
@@ -169,7 +177,7 @@ def report(measured: list[dict]) -> tuple[str, bool]:
         span = f"{median(share):.0%} ({min(share):.0%}–{max(share):.0%})"
         lines.append(f"| {connections} | {variant} | {rate:,.0f} | {span} | {p50:.1f} | {p99:.1f} |")
 
-    places = ["gateway", *HOPS, "broker", "alone", "client"]
+    places = [*SPENT, "client"]
     lines += ["", "CPU time for a request, in microseconds:", ""]
     lines += [f"| connections | what | {' | '.join(places)} |", "| ---: | --- |" + " ---: |" * len(places)]
     for connections, variant in product(CONNECTIONS, SENT):
