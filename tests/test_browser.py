@@ -114,7 +114,7 @@ def test_the_manual_of_step_02_answers_a_request_without_the_internet(page, trai
         elsewhere = []
         page.on("request", lambda request: elsewhere.append(request.url) if service.url not in request.url else None)
         page.goto(service.url + "/docs")
-        page.get_by_text("Recognize digits").click()
+        page.locator(".opblock", has_text="/inferir").locator(".opblock-summary-control").click()
         page.get_by_role("button", name="Try it out").click()
         page.get_by_role("button", name="Execute").click()
         answer = json.loads(page.locator(".live-responses-table .highlight-code code").first.inner_text())

@@ -52,7 +52,7 @@ def opened(services, page: Page):
 
 @contextmanager
 def watched(page: Page, door: str) -> Iterator[None]:
-    """Load the page. Whatever it asks of another host, fails at or is forbidden by its policy fails the test."""
+    """Load the page. A request to another host, an error, or a breach of its policy fails the test."""
     elsewhere, errors = [], []
 
     def remember(request):
@@ -271,6 +271,43 @@ def test_older_results_and_new_ones_are_loaded_side_by_side(opened):
     expect(rows).to_have_count(11)
     held.pop().continue_()
     expect(rows).to_have_count(21)
+
+
+def test_a_browser_without_the_newest_functions_can_use_the_page(services, page):
+    context = page.context.browser.new_context()
+    try:
+        older = context.new_page()
+        older.add_init_script("delete AbortSignal.any; delete AbortSignal.timeout; delete Promise.withResolvers;")
+        with watched(older, services["gateway"].url):
+            expect(older.locator("#service-gateway .state")).to_contain_text("ready")
+            older.locator("#sample").click()
+            assert_answer(older, 3)
+            expect(older.locator("#history-fault")).to_be_empty()
+    finally:
+        context.close()
+
+
+def test_a_prediction_may_be_text_without_probabilities(opened):
+    def answer_with_text(route):
+        reply = route.fetch()
+        content = {name: value for name, value in reply.json().items() if name != "probabilities"}
+        route.fulfill(response=reply, json={**content, "prediction": ["setosa"]})
+
+    def list_text(route):
+        reply = route.fetch()
+        results = [{**result, "prediction": "setosa", "probabilities": None} for result in reply.json()["results"]]
+        route.fulfill(response=reply, json={"results": results, "next": None})
+
+    counts = {"total": 2, "by_prediction": {"setosa": 2}, "by_model_version": {"b5e7a46e61b8": 2}}
+    opened.route("**/inferir", answer_with_text)
+    opened.route("**/results?*", list_text)
+    opened.route("**/results/summary", lambda route: route.fulfill(json=counts))
+    opened.locator("#sample").click()
+    expect(opened.locator("#answer")).to_contain_text("setosa")
+    expect(opened.locator("#results tbody tr").first.locator("td").nth(1)).to_have_text("setosa")
+    expect(opened.locator("#filter label").filter(has_text="setosa")).to_contain_text("2")
+    with opened.expect_request("**/results?*prediction=setosa*"):
+        opened.locator("#filter label").filter(has_text="setosa").click()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
