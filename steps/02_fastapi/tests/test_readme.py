@@ -36,7 +36,8 @@ def client(model_dir):
 def test_every_route_asks_for_the_key(client, method, path):
     for headers in ({}, {"X-API-Key": "wrong"}):
         reply = client.request(method, path, json={}, headers=headers)
-        assert (reply.status_code, reply.json()) == (401, {"error": "send your key in the header X-API-Key"})
+        assert reply.status_code == 401
+        assert reply.json()["error"].startswith("send your key in the header X-API-Key")
 
 
 def test_with_the_key_a_request_is_answered(client):
