@@ -15,7 +15,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
-    grpc_port: int | None = Field(None, ge=0, le=65_535)  # none: no gRPC
+    grpc_port: int | None = Field(None, ge=0, le=65_535)  # not set: no gRPC
     workers: int = Field(1, ge=1)
     model_dir: Path = Path(__file__).parent / "model"
     model_format: Literal["pickle", "onnx"] = "pickle"
@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     max_batch: int = Field(64, ge=1)  # rows in a call of predict
     max_queue: int = Field(4096, ge=1)  # rows that wait for one
     drain_seconds: float = Field(2, ge=0, le=3600)
-    max_connection_age_seconds: float = Field(60, gt=0, le=86_400)  # of gRPC: so that clients find new replicas
+    max_connection_age_seconds: float = Field(
+        60, gt=0, le=86_400
+    )  # then gRPC clients connect again, and find new replicas
 
 
 def read_settings() -> Settings:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from stack import STEP, Stack
 
-NOT_COPIED = shutil.ignore_patterns("tests", "model", ".venv", ".env", "api_key", "__pycache__", ".*_cache", "*.db*")
+NOT_COPIED = shutil.ignore_patterns(
+    *("tests", "model", ".venv*", ".env", "api_key", "node_modules", "__pycache__", ".*_cache", "*.db*")
+)
 
 
 def copy_steps(folder: Path) -> Path:
