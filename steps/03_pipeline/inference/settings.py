@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(2, ge=0, le=3600)
     max_connection_age_seconds: float = Field(
         60, gt=0, le=86_400
-    )  # then gRPC clients connect again, and find new replicas
+    )  # then clients of gRPC look for replicas again
 
 
 def read_settings() -> Settings:
