@@ -22,7 +22,9 @@ export function showReply({ reply, requestId, ms } = {}, note = "") {
 
 /** A row for each class. The most probable one is the prediction; the reply does not name the others. */
 function showProbabilities(probabilities = Array(10).fill(null), prediction) {
-  const top = prediction === undefined ? -1 : probabilities.indexOf(Math.max(...probabilities));
+  const most = Math.max(...probabilities);
+  const isIndex = probabilities[prediction] === most; // as with digits
+  const top = prediction === undefined ? -1 : isIndex ? prediction : probabilities.indexOf(most);
   const rows = probabilities.map((share, index) =>
     element(
       "tr",
