@@ -23,9 +23,7 @@ class Settings(BaseSettings):
     max_batch: int = Field(64, ge=1)  # rows in a call of predict
     max_queue: int = Field(4096, ge=1)  # rows that wait for one
     drain_seconds: float = Field(2, ge=0, le=3600)
-    max_connection_age_seconds: float = Field(
-        60, gt=0, le=86_400
-    )  # then clients of gRPC look for replicas again
+    max_connection_age_seconds: float = Field(60, gt=0, le=86_400)  # then clients of gRPC look for replicas again
 
 
 def read_settings() -> Settings:
