@@ -9,14 +9,20 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 import app
+import formats
+import model
 import train
 from settings import Settings
 
 STEP = Path(app.__file__).parent
+ROW = json.loads((STEP / "sample_request.json").read_text())["features"]
+PATHS = ["fast path", "plain FastAPI"]  # the service as it is, and with the line of FastPath deleted
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +37,61 @@ def model_dir(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["pickle", "onnx"])
+@pytest.fixture(
+    scope="session", params=[(path, format) for path in PATHS for format in ("pickle", "onnx")], ids=" ".join
+)
 def client(request, model_dir):
-    with TestClient(app.create_app(Settings(model_dir=model_dir, model_format=request.param))) as client:
+    path, format = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        if path == "plain FastAPI":
+            patch.setattr(app, "FastPath", lambda app: app)
+        asgi = app.create_app(Settings(model_dir=model_dir, model_format=format))
+    with TestClient(asgi) as client:
         yield client
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch) -> str:
+    """Make create_app() build the service with FastPath or without."""
+    if request.param == "plain FastAPI":
+        monkeypatch.setattr(app, "FastPath", lambda app: app)
+    return request.param
+
+
+@pytest.fixture
+def slow_model(monkeypatch):
+    """Instead of loading a model, serve one that waits for its gate; `begun` says that it predicts."""
+
+    class SlowModel:
+        gate, begun, rows = threading.Event(), threading.Event(), []
+
+        @classmethod
+        def predict(cls, rows):
+            cls.begun.set()
+            assert cls.gate.wait(10)
+            cls.rows += rows.tolist()
+            return np.eye(10, dtype=np.float32)[rows[:, 0].astype(int) % 10]
+
+    serve(monkeypatch, SlowModel.predict)
+    yield SlowModel
+    SlowModel.gate.set()
+
+
+def serve(monkeypatch, predict) -> None:
+    """Make the service serve this function as its model."""
+    served = formats.Model(predict, np.arange(10), "made up", "pickle")
+    monkeypatch.setattr(model, "load", lambda folder, format: served)
+
+
+def posted(client, features, **headers):
+    return client.post("/inferir", json={"features": features}, headers=headers)
+
+
+def inner(asgi) -> FastAPI:
+    """The FastAPI application within what create_app() returns."""
+    while not isinstance(asgi, FastAPI):
+        asgi = asgi.app
+    return asgi
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ class FastPath:
     """ASGI middleware: give a request to the endpoint of its route if FastAPI would do no more, else to FastAPI."""
 
     def __init__(self, app: FastAPI):
-        self._app = app
+        self.app = app
         self._routes: dict[str, FastRoute] = {}  # by path; empty until the application has started
         self._handlers: Mapping[Any, ExceptionHandler] = {}
 
@@ -60,15 +60,15 @@ class FastPath:
                 return await self._serve(route, scope, receive, send)
         if scope["type"] == "lifespan":
             send = self._decide_after_startup(send)
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
     def _decide_after_startup(self, send: Send) -> Send:
         # FastAPI collects its handlers and middleware now; routes may still come while the application starts.
-        self._handlers = dict(self._app.exception_handlers)
+        self._handlers = dict(self.app.exception_handlers)
 
         async def send_and_decide(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self._routes = choose_routes(self._app)
+                self._routes = choose_routes(self.app)
             await send(message)
 
         return send_and_decide
@@ -77,18 +77,18 @@ class FastPath:
         arguments: dict[str, Any] = {}
         if route.body:
             if not is_json(scope["headers"], route.needs_content_type):
-                return await self._app(scope, receive, send)
+                return await self.app(scope, receive, send)
             try:
                 messages = await read_body(receive)
             except Exception as error:
                 return await self._answer_error(error, scope, receive, send)
             try:
-                found = orjson.loads(b"".join(message.get("body", b"") for message in messages))
+                found = orjson.loads(b"".join([message.get("body", b"") for message in messages]))
             except ValueError:
-                return await self._app(scope, replay(messages, receive), send)
+                return await self.app(scope, replay(messages, receive), send)
             arguments[route.body], errors = route.validate(found)
             if errors:
-                return await self._app(scope, replay(messages, receive), send)
+                return await self.app(scope, replay(messages, receive), send)
         scope.update(route.scope, path_params={})
         if route.request:
             arguments[route.request] = Request(scope, receive, send)
@@ -106,8 +106,8 @@ class FastPath:
 
         handlers = dict(self._handlers)
         of_bugs = [handlers.pop(key) for key in self._handlers if key in (500, Exception)]
-        inner = ExceptionMiddleware(fail, handlers, self._app.debug)
-        outer = ServerErrorMiddleware(inner, of_bugs[-1] if of_bugs else None, self._app.debug)
+        inner = ExceptionMiddleware(fail, handlers, self.app.debug)
+        outer = ServerErrorMiddleware(inner, of_bugs[-1] if of_bugs else None, self.app.debug)
         await outer(scope, receive, send)
 
 

@@ -36,6 +36,13 @@ class JSON(Response):
 
     media_type = "application/json"
 
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        if headers:
+            return super().init_headers(headers)
+        # The usual two, without the search for what else there may be: that takes longer than to write the body.
+        length = str(len(self.body)).encode()
+        self.raw_headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
