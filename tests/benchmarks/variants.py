@@ -13,11 +13,23 @@ from lab.launch import PYTHON, STEPS, Service, free_port  # noqa: E402
 FLASK, FASTAPI = "01_flask", "02_fastapi"
 BASE, TEXTBOOK, CONSTANT = "01 development server", "FastAPI as in tutorials", "constant JSON"
 PICKLE, ONNX, NO_BATCHING = "02 pickle", "02 ONNX", ", no batching"
+PLAIN = "plain FastAPI with the batcher"  # step 02 as it is when the line of FastPath is deleted
 WAITRESS = ["-m", "waitress", "--listen=127.0.0.1:{port}", "--threads=4", "--call", "app:create_app"]
+WITHOUT_FAST_PATH = """
+import app
+app.FastPath = lambda app: app
+from chassis import telemetry
+from chassis.server import Config, Server
+from settings import read_settings
+settings = read_settings()
+options = dict(http="httptools", access_log=False, log_config=telemetry.LOGGING, server_header=False)
+Server(Config(app.create_app(settings), drain_seconds=0, host=settings.host, port=settings.port, **options)).run()
+"""
 VARIANTS = {  # name: the step, what Python runs in its folder, settings
     BASE: (FLASK, ["app.py"], {}),
     "01 waitress": (FLASK, WAITRESS, {}),
     TEXTBOOK: (FASTAPI, [f"{HERE}/textbook.py"], {}),
+    PLAIN: (FASTAPI, ["-c", WITHOUT_FAST_PATH], {"MODEL_FORMAT": "pickle"}),
     PICKLE + NO_BATCHING: (FASTAPI, ["app.py"], {"MODEL_FORMAT": "pickle", "MAX_BATCH": "1"}),
     PICKLE: (FASTAPI, ["app.py"], {"MODEL_FORMAT": "pickle"}),
     ONNX + NO_BATCHING: (FASTAPI, ["app.py"], {"MODEL_FORMAT": "onnx", "MAX_BATCH": "1"}),

@@ -69,11 +69,16 @@ async def answer_http_error(request: Request, error: AnyHTTPException) -> Respon
     if isinstance(cause, ClientDisconnect):
         return await answer_disconnect(request, cause)
     if type(cause) is ValueError:  # json.loads refuses a whole number of thousands of digits
-        too_long = {"type": "too_many_digits", "loc": ("body",), "msg": TOO_MANY_DIGITS, "input": None}
-        return await request.app.exception_handlers[RequestValidationError](request, RequestValidationError([too_long]))
+        return await answer_unreadable(request, "too_many_digits", TOO_MANY_DIGITS)
     if isinstance(cause, (UnicodeDecodeError, RecursionError)):
-        return error_response(400, NOT_JSON)
+        return await answer_unreadable(request, "json_invalid", NOT_JSON)
     return error_response(error.status_code, f"{error.detail}: {request.method} {request.scope['path']}", error.headers)
+
+
+async def answer_unreadable(request: Request, kind: str, sentence: str) -> Response:
+    """Answer as if FastAPI had found it in the body: the application may have its own sentence for that."""
+    found = RequestValidationError([{"type": kind, "loc": ("body",), "msg": sentence, "input": None}])
+    return await request.app.exception_handlers[RequestValidationError](request, found)
 
 
 async def answer_disconnect(request: Request, error: ClientDisconnect) -> Response:

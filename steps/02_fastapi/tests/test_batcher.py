@@ -185,7 +185,7 @@ def test_a_predict_that_gives_too_few_answers_fails():
         batcher._predict = lambda rows: rows[:-1]
         with pytest.raises(Failed) as caught:
             await batcher.submit(row(1, count=3))
-        assert str(caught.value.__cause__) == "predict has given 2 answers to 3 rows"
+        assert str(caught.value.__cause__) == "predict returned 2 answers for 3 rows"
 
     run(test)
 

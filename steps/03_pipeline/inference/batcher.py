@@ -13,11 +13,11 @@ import numpy as np
 
 
 class Overloaded(Exception):
-    """Too many rows wait already."""
+    """Too many rows already wait."""
 
 
 class Failed(Exception):
-    """`predict` fails on these rows; the cause says how."""
+    """`predict` fails on these rows. The cause says how."""
 
 
 class Job(NamedTuple):
@@ -29,11 +29,11 @@ class Job(NamedTuple):
 class Batcher:
     """Let requests share calls of `predict`, which takes nearly as long for one row as for sixty-four.
 
-    A request that finds the batcher idle is predicted at once. What comes during a batch is the next: the more clients,
-    the larger the batches, with no delay to tune. Make a batcher where an event loop runs.
+    If the batcher is idle, a request is predicted at once. Requests that come during a batch become the next batch: the
+    more clients, the larger the batches, with no delay to tune. Create a batcher while an event loop runs.
 
-    `predict` turns rows of shape (n, features) into n answers in their order, in a thread of its own. `observe` is told
-    each batch's number of rows, how long its first job waited and how long `predict` took (in seconds).
+    `predict` turns rows of shape (n, features) into n answers in the same order, in a thread of its own. `observe` gets
+    the number of rows of each batch, how long its first job waited and how long `predict` took (in seconds).
     """
 
     def __init__(self, predict: Callable, observe: Callable, max_batch: int = 64, max_queue: int = 4096):
@@ -47,9 +47,9 @@ class Batcher:
         self._thread.start()
 
     async def submit(self, rows: np.ndarray) -> np.ndarray:
-        """Return the answers to rows of shape (n, features). Overloaded if `max_queue` rows wait, or Failed."""
+        """Return the answers to rows of shape (n, features). Raises Overloaded if `max_queue` rows wait, or Failed."""
         if self._waiting >= self._max_queue:
-            self._queue = deque(job for job in self._queue if not job.answer.done())  # those whose clients stay
+            self._queue = deque(job for job in self._queue if not job.answer.done())  # others have gone
             self._waiting = sum(len(job.rows) for job in self._queue)
             if self._waiting >= self._max_queue:
                 raise Overloaded
@@ -62,14 +62,14 @@ class Batcher:
         return await job.answer
 
     async def drain(self) -> None:
-        """Take nothing more, wait until everything is answered, and end the thread."""
+        """Take no more jobs, wait until all are answered, and end the thread."""
         self._max_queue = 0
         await self._idle.wait()
         self._batches.put([])
         self._thread.join()
 
     def _gather(self, turns: int, before: int = 0) -> None:
-        """Hand the thread its next batch, some turns of the loop from now, and once a turn has brought no more."""
+        """Give the thread its next batch: after some turns of the loop, and when a turn brings no more jobs."""
         if turns or before < self._waiting < self._max_batch:
             self._loop.call_soon(self._gather, max(turns - 1, 0), self._waiting)
             return
@@ -90,14 +90,14 @@ class Batcher:
             self._loop.call_soon_threadsafe(self._deliver, batch, answers, begin, perf_counter())
 
     def _answer(self, batch: list[Job]) -> list[np.ndarray | Failed]:
-        """Answer each job, or say that it fails: a batch that does is halved until the culprit is alone."""
+        """Answer each job. If a batch fails, halve it until the job that fails is alone."""
         try:
             rows = np.concatenate([job.rows for job in batch]) if len(batch) > 1 else batch[0].rows
             answers, ends = self._predict(rows), accumulate(len(job.rows) for job in batch)
             if len(answers) != len(rows):
-                raise ValueError(f"predict has given {len(answers)} answers to {len(rows)} rows")
+                raise ValueError(f"predict returned {len(answers)} answers for {len(rows)} rows")
             return [answers[end - len(job.rows) : end] for job, end in zip(batch, ends, strict=True)]
-        except BaseException as error:  # whatever it is, this thread has to go on
+        except BaseException as error:  # this thread must go on, whatever happens
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._answer(batch[:half]) + self._answer(batch[half:])
@@ -106,8 +106,8 @@ class Batcher:
             return [failed]
 
     def _deliver(self, batch: list[Job], answers: list, begin: float, end: float) -> None:
-        # In one turn the replies are written, in another their clients' next requests come in, and in a third they are
-        # in the queue: batches are whole then, where otherwise every other client would just miss each.
+        # Wait three turns of the loop: in the first the responses are written, in the second the clients' next requests
+        # arrive, in the third these are in the queue. Without the wait, every other client would just miss each batch.
         self._gather(turns=3)
         for job, answer in zip(batch, answers, strict=True):
             if job.answer.done():

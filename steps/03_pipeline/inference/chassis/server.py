@@ -9,6 +9,7 @@ import tempfile
 from typing import Any, Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
@@ -27,7 +28,7 @@ class ServerSettings(Protocol):
 class Config(uvicorn.Config):
     """uvicorn's configuration, and how long a server waits for its clients to go. Workers get it too."""
 
-    def __init__(self, app: str, *, drain_seconds: float, **options: Any):
+    def __init__(self, app: str | ASGIApp, *, drain_seconds: float, **options: Any):
         super().__init__(app, **options)
         self.drain_seconds = drain_seconds
 
