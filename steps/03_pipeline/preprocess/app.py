@@ -1,38 +1,32 @@
 """Turn pictures of digits into features: POST /features takes a PNG or JPEG, and answers with 64 numbers."""
 
 import gc
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
 
-from fastapi import APIRouter, Body, FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp
 
 from chassis import server, telemetry
-from chassis.errors import HANDLERS, RequestError
-from fast import FastRoute, Shortcut
-from schemas import CONTENT_TYPES, MORE_TYPES, SENTENCES, FeaturesResponse, Picture, error_responses
+from chassis.errors import HANDLERS, JSON, RequestError
+from chassis.limits import BodyLimit, stop_if_gone
+from schemas import CONTENT_TYPES, PICTURE_BODY, SENTENCES, FeaturesResponse, error_responses
 from service import Service
 from settings import Settings, read_settings
 
 
-class PictureRoute(FastRoute):
-    """A route of which the body is a picture as it is in its file."""
-
-    content_types, wanted = CONTENT_TYPES, SENTENCES[415]
-
-
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    """Build the service by `settings`, or by those in the environment."""
+    """Build the service from `settings`, or from those in the environment."""
     settings = settings or read_settings()
     service = Service(settings)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI):
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, bool]]:
         service.start()
-        # What has been imported stays. A garbage collector that goes through it again halts every request.
+        # What is imported stays. Without this, the garbage collector looks through it again, and requests wait.
         gc.collect()
         gc.freeze()
         yield {"leaving": False}
@@ -46,22 +40,23 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         lifespan=lifespan,
         exception_handlers=HANDLERS,
     )
-    fast = APIRouter(route_class=PictureRoute)
 
-    @fast.post(
+    @app.post(
         "/features",
         tags=["Preprocessing"],
         summary="Turn a picture into features",
         response_model=FeaturesResponse,
         responses=error_responses(400, 413, 415, 422, 503),
-        openapi_extra={"requestBody": MORE_TYPES},
-        max_body_size=settings.max_body_bytes,
+        openapi_extra={"requestBody": PICTURE_BODY},
     )
-    async def features(picture: Annotated[Picture, Body(media_type=CONTENT_TYPES[0])]):
+    async def features(request: Request) -> Response:
         """Find the ink in a picture, dark on light or light on dark, drawn or photographed, and count it."""
-        return {"features": await service.preprocess(picture.root), "version": service.version}
-
-    app.routes.extend(fast.routes)  # include_router would wrap them in what they avoid
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in CONTENT_TYPES:
+            raise RequestError(415, SENTENCES[415])
+        picture = await request.body()
+        with stop_if_gone(request):
+            made = await service.preprocess(picture)
+        return JSON({"features": made, "version": service.version})
 
     @app.get("/livez", tags=["Operations"], summary="The process is up")
     async def livez() -> dict[str, str]:
@@ -74,10 +69,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["Operations"], summary="Counts and durations", response_class=PlainTextResponse)
-    def metrics():
+    def metrics() -> Response:
         return PlainTextResponse(telemetry.metrics(), media_type=CONTENT_TYPE_LATEST)
 
-    return telemetry.Telemetry(Shortcut(app))
+    return telemetry.Telemetry(BodyLimit(app, settings.max_body_bytes))
 
 
 if __name__ == "__main__":

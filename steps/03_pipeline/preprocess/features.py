@@ -1,19 +1,22 @@
 """Turn the ink of a picture into the 64 features that the model was trained on.
 
-The model knows the digits of the UCI set, and those went through NIST's normalisation before their ink was counted: cut
-out, made upright, stretched to 20x32 pixels in a frame of 32x32, and thinned or thickened until all had about as much
-ink. `v1` does nothing of that, and counts what it gets. `v2` does all of it.
+The model knows the digits of the UCI set. Before their ink was counted, NIST normalised them: cut them out, made them
+upright, stretched them to 20x32 pixels in a frame of 32x32, and thinned or thickened their strokes until all had about
+the same amount of ink. `v1` does not do that and counts what it gets. `v2` does all of it.
 
-Both take ink of shape (height, width), float, 0 = paper … 1 = full ink, and return 64 whole numbers 0..16.
+Both take ink of shape (height, width), float32, 0 = paper … 1 = full ink, and return 64 whole numbers from 0 to 16.
 """
+
+import math
 
 import numpy as np
 from PIL import Image
 
 FRAME, WIDTH = 32, 20  # a UCI digit is as high as its frame of 32 pixels, and about 20 wide (measured: 20.4 and 31.9)
-INK = 312  # pixels of 1024 that are inked in a UCI bitmap, on average, whatever the digit
-NARROW = 0.4  # width : height; what is narrower, like a plain 1, is not stretched to the full width
-BLUR = 0.8  # pixels of the frame; the blur tells how near a pixel is to the digit
+INK = 312  # of 1024 pixels are inked in a UCI bitmap, on average, about the same for each digit
+NARROW = 0.4  # width : height; a narrower digit, like a plain 1, is not stretched to the full width
+# A blur of 0.8 pixels, as a matrix: it tells how near each pixel of the frame is to the digit.
+BLUR = np.exp(-((np.subtract.outer(np.arange(FRAME), np.arange(FRAME)) / 0.8) ** 2) / 2)
 
 
 def v1(ink: np.ndarray) -> np.ndarray:
@@ -37,33 +40,36 @@ def rescale(ink: np.ndarray) -> np.ndarray:
 
 
 def resize(ink: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resample to another size; every pixel of the old one counts, so thin strokes get faint but do not vanish."""
-    return np.asarray(Image.fromarray(ink.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
+    """Resample to another size. Every old pixel counts, so thin strokes get faint but do not vanish."""
+    return np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def crop(ink: np.ndarray) -> np.ndarray:
-    """Cut off the empty rows and columns around the digit. The soft edge of a stroke counts as empty."""
+    """Cut off the empty rows and columns around the digit. The soft edges of strokes count as empty."""
     inked = ink > 0.4 * ink.max()
     rows, columns = inked.any(axis=1).nonzero()[0], inked.any(axis=0).nonzero()[0]
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def upright(ink: np.ndarray) -> np.ndarray:
-    """Push the rows sideways until the ink leans neither left nor right: until across and down have no covariance."""
+    """Push the rows sideways until the ink leans neither left nor right: until across and down do not covary."""
     ink = ink.clip(0)
     height, width = ink.shape
-    down, across = np.mgrid[:height, :width].astype(float)
-    down, across = down - np.average(down, weights=ink), across - np.average(across, weights=ink)
-    lean = (ink * across * down).sum() / max((ink * down * down).sum(), 1e-9)  # columns per row
-    lean = np.clip(lean, -1, 1)  # nobody writes flatter than at 45 degrees
-    margin = int(np.ceil(abs(lean) * height))
-    columns, padded = np.arange(-margin, width + margin), np.pad(ink, ((0, 0), (1, 1)))
-    pushed = [np.interp(columns + 1 + lean * down[y, 0], np.arange(width + 2), padded[y]) for y in range(height)]
-    return np.stack(pushed)
+    rows, columns = np.arange(height), np.arange(width)
+    by_row, by_column, total = ink.sum(axis=1), ink.sum(axis=0), ink.sum()
+    middle = rows @ by_row / total
+    down, across = rows - middle, columns - columns @ by_column / total
+    lean = down @ ink @ across / max(down**2 @ by_row, 1e-9)  # columns per row
+    lean = max(-1, min(lean, 1))  # nobody writes flatter than at 45 degrees
+    margin = math.ceil(abs(lean) * height)
+    # The new pixel (x, y) shows the old one at x + lean * (y - middle) - margin. Pillow counts from pixels' corners.
+    to_old = (1, lean, -lean * (middle + 0.5) - margin, 0, 1, 0)
+    size = (width + 2 * margin, height)
+    return np.asarray(Image.fromarray(ink).transform(size, Image.Transform.AFFINE, to_old, Image.Resampling.BILINEAR))
 
 
 def fill_frame(digit: np.ndarray) -> np.ndarray:
-    """Stretch to 20x32, as NIST did, and put it in the middle of the frame; a narrow digit stays narrow."""
+    """Stretch to 20x32, as NIST did, and put it in the middle of the frame. A narrow digit stays narrow."""
     height, width = digit.shape
     width = max(2, round(WIDTH * min(1, width / height / NARROW)))
     frame = np.zeros((FRAME, FRAME), dtype=np.float32)
@@ -73,10 +79,8 @@ def fill_frame(digit: np.ndarray) -> np.ndarray:
 
 
 def even_strokes(frame: np.ndarray) -> np.ndarray:
-    """Ink the INK pixels that are nearest to the ink of the digit: thin strokes grow by that, and thick ones shrink."""
-    distance = np.subtract.outer(np.arange(FRAME), np.arange(FRAME))
-    blur = np.exp(-((distance / BLUR) ** 2) / 2)
-    nearness = (blur @ frame @ blur).ravel()
+    """Ink the INK pixels that are nearest to the ink of the digit: thin strokes grow, thick ones shrink."""
+    nearness = (BLUR @ frame @ BLUR).ravel()
     bitmap = np.zeros(FRAME * FRAME, dtype=int)
     bitmap[nearness.argsort(kind="stable")[-INK:]] = 1
     return bitmap.reshape(FRAME, FRAME)

@@ -1,4 +1,4 @@
-"""Read a picture that somebody sends: from the bytes of a PNG or JPEG, of whatever kind, to its ink."""
+"""Read a picture: from the bytes of a PNG or JPEG of any kind to its ink."""
 
 import warnings
 from io import BytesIO
@@ -8,19 +8,19 @@ from PIL import ExifTags, Image, ImageFile
 
 from ink import lift_ink
 
-SIDE = 512  # pixels; a larger picture is reduced, so that the ink has at most so many rows and columns
+SIDE = 256  # pixels; a larger picture is reduced to at most this many rows and columns. The features need 32
 STRIP = 2**20  # pixels that are reduced at a time
 SCANS = 100  # a progressive JPEG has about ten; each goes through the whole picture
-# EXIF orientation: whether the camera's picture is to be mirrored, then how many quarters to turn it, counter-clockwise
+# EXIF orientation: whether to mirror the camera's picture, then how many quarters to turn it, counter-clockwise
 TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 
 Image.MAX_IMAGE_PIXELS = None  # we have our own limit
-# A file can make Pillow warn ten thousand times, in words of its own choice, and Python would remember them all.
+# One file can cause ten thousand warnings with texts of its own choice, and Python would remember them all.
 warnings.filterwarnings("ignore", module="PIL")
 
 
 class PictureError(Exception):
-    """A picture that there is no ink to get from; the text is a sentence that says why, `status` is HTTP's."""
+    """No ink can be read from this picture. The text is a sentence that says why, `status` is HTTP's."""
 
     status: int
 
@@ -38,10 +38,10 @@ class Blank(PictureError):
 
 
 def read_ink(content: bytes, max_pixels: int) -> np.ndarray:
-    """Return the ink in a picture, from 0 (none) to 1 (a full line), float32 of shape (height, width), each up to 512.
+    """Return the ink in a picture, from 0 (none) to 1 (a full line), float32 of shape (height, width), each up to 256.
 
-    Dark on light or light on dark, drawn, scanned or photographed. Raises TooLarge before anything is decoded, Broken
-    if the content is no whole PNG or JPEG, Blank if nothing is drawn.
+    The picture is dark on light or light on dark, drawn, scanned or photographed. Raises TooLarge before anything is
+    decoded, Broken if the content is not a whole PNG or JPEG, Blank if nothing is drawn.
     """
     ink = lift_ink(upright_grey(decode(content, max_pixels)))
     if ink is None:
@@ -56,17 +56,17 @@ def decode(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
         check_size(image, content, max_pixels)
         image.draft("L", (SIDE, SIDE))  # a large JPEG can be decoded at a fraction of its size
         image.load()
-        if image.mode == "P":  # whether its palette makes sense shows when a pixel needs it
+        if image.mode == "P":  # a broken palette is found only when a pixel is converted
             image.crop((0, 0, 1, 1)).convert("LA" if image.has_transparency_data else "L")
         return image
     except PictureError:
         raise
-    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error … : decoders have no other say
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise Broken("the body is not a PNG or JPEG that can be read: is the file whole?") from error
 
 
 def check_size(image: ImageFile.ImageFile, content: bytes, max_pixels: int) -> None:
-    """Raise TooLarge if it would take too long to decode, by what the file's header says."""
+    """Raise TooLarge if decoding would take too long, judged by the file's header."""
     width, height = image.size
     if width * height > max_pixels:
         raise TooLarge(f"the picture has {width:,} x {height:,} pixels and may have {max_pixels:,}: send a smaller one")
@@ -75,11 +75,11 @@ def check_size(image: ImageFile.ImageFile, content: bytes, max_pixels: int) -> N
 
 
 def upright_grey(image: ImageFile.ImageFile) -> np.ndarray:
-    """Return the levels of an image, 0 to 255, upright, float32 of shape (height, width), each up to 512."""
+    """Return the levels of an image, 0 to 255, upright, float32 of shape (height, width), each up to 256."""
     if image.mode.startswith("I"):  # 16 bits; some cameras and tools use fewer of them
         levels = reduced(image, "F")
         levels *= 255 / max(levels.max(), 1)
-    elif image.has_transparency_data:
+    elif image.has_transparency_data and not is_opaque(image):
         levels = with_background(*np.moveaxis(reduced(image, "LA"), -1, 0))
     else:
         levels = reduced(image, "L")
@@ -88,30 +88,36 @@ def upright_grey(image: ImageFile.ImageFile) -> np.ndarray:
 
 
 def reduced(image: Image.Image, mode: str) -> np.ndarray:
-    """Return an image in another mode, as the means of blocks, float32 of shape (height, width[, bands])."""
+    """Convert an image to another mode and average blocks of it: float32 of shape (height, width[, bands])."""
     width, height = image.size
     block = -(-max(width, height) // SIDE)
     rows = block * max(1, STRIP // (width * block))
     strips = []
-    for top in range(0, height, rows):  # strip by strip, as a second copy of the whole would take as much memory again
+    for top in range(0, height, rows):  # in strips, since a converted copy of the whole would double the memory
         strip = image.crop((0, top, width, min(top + rows, height))).convert(mode)
         strips.append(np.asarray(strip.reduce(block), dtype=np.float32))
     return np.concatenate(strips)
 
 
+def is_opaque(image: Image.Image) -> bool:
+    """Return whether a picture could be transparent but is not anywhere. What browsers draw is like that."""
+    return image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() == (255, 255)
+
+
 def with_background(levels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Put black or white behind what is transparent. `alpha` is 0 to 255, from transparent to opaque."""
+    """Put black or white behind transparent pixels. `alpha` is from 0, transparent, to 255, opaque."""
     if not alpha.any():
         return alpha
     shown = levels[alpha > alpha.max() / 2]
     light = np.median(shown) > 127
     has_paper = shown.size > levels.size / 2 and shown.std() > 32
-    background = 255 if light == has_paper else 0  # paper goes on as it is, and lines alone want to be seen
+    background = 255 if light == has_paper else 0  # continue the paper, or contrast with lines
     return background + (levels - background) * (alpha / 255)
 
 
-def orientation(image: Image.Image):
+def orientation(image: Image.Image) -> int:
+    """Return the orientation in the camera's notes, 1 (as it is) if there is none."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # the camera's notes can be broken in as many ways as the picture, but we can do without them
-        return None
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the notes can be broken in as many ways as the picture, but we can do without them
+        return 1

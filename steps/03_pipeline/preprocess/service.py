@@ -1,6 +1,7 @@
-"""What turns pictures into features: some threads, and a queue in front of them."""
+"""Turn pictures into features in some threads, with a queue in front of them."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -20,18 +21,19 @@ PREPROCESS = Histogram("preprocess_seconds", "From the bytes of a picture to fea
 class Service:
     """Threads that preprocess pictures, between start() and stop().
 
-    That keeps the event loop free: to decode a picture can take half a second, and /livez is asked meanwhile. Pillow
-    lets go of Python's global lock for most of it.
+    They keep the event loop free: a large picture can take half a second, and /livez has to answer meanwhile. Pillow
+    releases Python's global lock for most of that time, so several threads can use several cores.
     """
 
     def __init__(self, settings: Settings):
         self.settings, self.version = settings, settings.preprocess_version
-        self._extract, self._seconds = VERSIONS[self.version], PREPROCESS.labels(self.version)
+        self._extract: Callable[[np.ndarray], np.ndarray] = VERSIONS[self.version]
+        self._seconds = PREPROCESS.labels(self.version)
 
     def start(self) -> None:
         self._waiting, self._free = 0, asyncio.Semaphore(self.settings.threads)
         self._threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="preprocess")
-        # Pillow and NumPy load some of themselves for the first picture. It is this one, so that no client waits.
+        # Pillow and NumPy load parts of themselves with the first picture. Make it this one, so that no client waits.
         line = BytesIO()
         Image.fromarray(255 * np.eye(28, dtype=np.uint8)).save(line, "PNG")
         self._extract(read_ink(line.getvalue(), max_pixels=28 * 28))
@@ -42,18 +44,18 @@ class Service:
     async def preprocess(self, content: bytes) -> np.ndarray:
         """Return the features of a picture, 64 whole numbers.
 
-        RequestError with 400, 413 or 422 if it has none, and with 503 if too many pictures wait already.
+        Raises RequestError: 400, 413 or 422 if no ink can be read from it, 503 if too many pictures wait already.
         """
         if self._waiting >= self.settings.max_pictures:
             raise RequestError(503, "too many pictures are waiting: try again in a second", Retry_After="1")
-        # The queue is here and not the threads' own: a picture whose client goes away leaves it at once.
+        # Wait here, not in the queue of the threads: when a client goes away, its picture stops waiting at once.
         self._waiting += 1
         try:
             await self._free.acquire()
         finally:
             self._waiting -= 1
         job, loop = self._threads.submit(self._work, content), asyncio.get_running_loop()
-        # The thread is free when it has finished, even if nobody waits for the answer any more.
+        # The thread is free when it has finished, even if the client has gone by then.
         job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
         try:
             return await asyncio.wrap_future(job)

@@ -1,4 +1,4 @@
-"""The settings of the service, all of them environment variables."""
+"""Read the settings of the service from environment variables."""
 
 import sys
 from typing import Literal
@@ -17,14 +17,14 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1)
     preprocess_version: Literal["v1", "v2"] = "v2"
     max_body_bytes: int = Field(1_000_000, ge=1)
-    max_pixels: int = Field(16_000_000, ge=1)  # in a picture
-    max_pictures: int = Field(64, ge=1)  # that wait for a thread
+    max_pixels: int = Field(16_000_000, ge=1)  # of a picture
+    max_pictures: int = Field(64, ge=1)  # waiting for a thread
     threads: int = Field(2, ge=1)
     drain_seconds: float = Field(2, ge=0, le=3600)
 
 
 def read_settings() -> Settings:
-    """Read the environment, or end the program with a sentence that names the setting."""
+    """Return the settings. If one is not valid, end the program with a sentence that names it."""
     try:
         return Settings()
     except ValidationError as error:

@@ -68,6 +68,13 @@ def png_that_claims(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
+PNG = encode(np.uint8(255 * draw_two(28, stroke=0.1)))
+
+
+def posted(client, content, kind: str = "image/png"):
+    return client.post("/features", content=content, headers={"Content-Type": kind})
+
+
 @pytest.fixture(scope="session")
 def client():
     with TestClient(app.create_app(Settings())) as client:

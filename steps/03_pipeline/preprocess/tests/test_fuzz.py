@@ -176,7 +176,7 @@ def most_memory() -> float | None:
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pytest takes away the filter that picture.py sets
 def test_no_damaged_picture_gets_a_500_or_takes_much_memory():
     statuses, sent = collections.Counter(), []
-    scope = {"type": "http", "method": "POST", "path": "/features", "client": None}
+    scope = {"type": "http", "method": "POST", "path": "/features", "query_string": b"", "client": None}
     scope["headers"] = [(b"content-type", b"application/octet-stream")]
 
     async def send(message):
