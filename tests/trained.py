@@ -27,7 +27,14 @@ def trained(step: str) -> Path:
         with tempfile.TemporaryDirectory(dir=KEPT) as new:
             model = Path(new) / "model"
             env = {**os.environ, "MODEL_DIR": str(model)}
-            subprocess.run([sys.executable, "train.py"], cwd=ROOT / "steps" / step, env=env, check=True, timeout=300)
+            subprocess.run(
+                [sys.executable, "train.py"],
+                cwd=ROOT / "steps" / step,
+                env=env,
+                stdout=subprocess.DEVNULL,
+                check=True,
+                timeout=300,
+            )
             try:
                 model.rename(folder)
             except OSError:  # tests that run side by side have trained the same
