@@ -78,6 +78,7 @@ def request(features, sent: list, gone=False):
 
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/inferir", "headers": headers, "client": None}
+    scope |= {"query_string": b"", "root_path": "", "state": {"leaving": False}}
     return scope, receive, send
 
 
