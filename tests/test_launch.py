@@ -1,4 +1,4 @@
-"""The launcher of the notebooks: no service outlives who started it, whatever happened to them."""
+"""The launcher of the notebooks: a service never outlives the kernel that started it."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def test_a_service_is_up_when_launch_returns_and_gone_when_it_is_stopped(tmp_pat
     service.stop()  # again does no harm
 
 
-def test_leaving_the_block_stops_it_also_by_an_exception(tmp_path):
+def test_the_end_of_the_block_stops_it_also_after_an_exception(tmp_path):
     with pytest.raises(KeyboardInterrupt), start(tmp_path) as service:
         process = service.process()
         raise KeyboardInterrupt
@@ -52,7 +52,8 @@ def test_giving_its_name_to_another_service_stops_it(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_killing_the_kernel_stops_it(tmp_path, how):
-    code = f"import launch; s = launch.launch({str(tmp_path)!r}, {WEB}, wait_for='/'); print(s.process().pid); input()"
+    code = f"from lab.launch import launch; service = launch({str(tmp_path)!r}, {WEB}, wait_for='/')"
+    code += "; print(service.process().pid); input()"
     kernel = subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -70,6 +71,20 @@ def test_killing_the_kernel_stops_it(tmp_path, how):
 def test_an_interrupt_of_the_notebook_spares_a_running_service(tmp_path):
     with start(tmp_path) as service:
         assert os.getpgid(service.process().pid) != os.getpgid(0)  # Ctrl-C and Jupyter's interrupt go to our group
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+def test_a_service_can_be_interrupted_even_if_the_kernel_ignores_interrupts(tmp_path):
+    """A shell that starts a kernel in the background makes it ignore SIGINT, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        service = start(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with service:
+        process = service.process()
+        process.send_signal(signal.SIGINT)
+        assert gone(process)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
@@ -112,15 +127,15 @@ def test_a_step_that_is_not_there_is_an_error():
 
 
 def test_a_proxy_is_not_asked_for_a_service_of_this_machine(tmp_path):
-    code = f"import launch; launch.launch({str(tmp_path)!r}, {WEB}, wait_for='/', timeout=20).stop()"
+    code = f"from lab.launch import launch; launch({str(tmp_path)!r}, {WEB}, wait_for='/', timeout=20).stop()"
     proxy = dict.fromkeys(("HTTP_PROXY", "http_proxy"), f"http://127.0.0.1:{free_port()}")
     env = {**os.environ, **proxy, "NO_PROXY": "example.org", "PYTHONPATH": os.pathsep.join(sys.path)}
-    env.pop("no_proxy", None)  # Windows knows but one case
+    env.pop("no_proxy", None)  # Windows does not distinguish the two
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
 
 
 def test_a_free_port_can_be_bound_and_is_given_once():
-    """Two services that were given the same are taken for ready when one of them is."""
+    """If two services had the same port, both would seem ready when one of them is."""
     ports = [free_port() for _ in range(2_000)]
     assert len(set(ports)) == len(ports)
     with socket.socket() as listener:

@@ -1,10 +1,10 @@
-"""Draw digits from strokes, each time as another hand would: pictures for the pipeline that no scanner has seen."""
+"""Draw digits from strokes, each time as another hand would: new pictures for the pipeline."""
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 # The ways in which people write each digit. A way is one stroke or more, a stroke is the points that the pen passes:
-# "3020" is 30 % across and 20 % down. A point said twice is a corner. A way said twice is twice as frequent.
+# "3020" is 30 % across and 20 % down. A point given twice is a corner. A way given twice is twice as frequent.
 WAYS = {
     0: [
         ["5000 1522 0555 2088 5099 8580 9545 8012 5000"],
@@ -63,11 +63,19 @@ WAYS = {
 }
 
 
-def draw(digit: int, rng: np.random.Generator, size: int = 280, *, slant=None, pen=None, wobble=1.0) -> Image.Image:
+def draw(
+    digit: int,
+    rng: np.random.Generator,
+    size: int = 280,
+    *,
+    slant: float | None = None,
+    pen: float | None = None,
+    wobble: float = 1.0,
+) -> Image.Image:
     """Draw a digit, black on white, on a sheet of `size` x `size` pixels: an image of mode "L".
 
-    `slant` is in columns per row, negative leans right as most people do; `pen` is the width of the pen as a share of
-    the digit's height; both are drawn by lot unless given. `wobble` is how far the hand strays, 0 = not at all.
+    `slant` is in columns per row; a negative one leans right, as most people write. `pen` is the width of the pen as a
+    share of the digit's height. Both are random unless given. `wobble` is how far the hand strays, 0 = not at all.
     """
     slant = rng.normal(-0.1, 0.25) if slant is None else slant
     pen = rng.uniform(0.05, 0.17) if pen is None else pen
@@ -96,7 +104,7 @@ def draw(digit: int, rng: np.random.Generator, size: int = 280, *, slant=None, p
 
 
 def curve(points: np.ndarray, steps: int = 12) -> np.ndarray:
-    """A smooth line through points of shape (n, 2): Catmull and Rom's spline."""
+    """Return a smooth line through points of shape (n, 2): Catmull and Rom's spline."""
     before, start, end, after = (
         np.vstack([points[:1], points, points[-1:]])[i : i + len(points) - 1] for i in range(4)
     )

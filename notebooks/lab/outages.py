@@ -1,4 +1,4 @@
-"""Steady load, services that are killed under it, and an audit of what became of every answer."""
+"""Send steady load, kill services under it, and check afterwards that every answer was true."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 import numpy as np
@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lab.launch import Service
 
-CLIENTS = 32  # at most so many requests at a time
+CLIENTS = 32  # the most requests at a time
 
 
 class Answer(NamedTuple):
@@ -34,8 +34,8 @@ class Answer(NamedTuple):
 class Load:
     """Rows of features for POST /inferir at a steady `rate`, in requests per second, while the block runs.
 
-    A client that gets no answer, or a 503, asks again: with the same Idempotency-Key, if there is a `name` to
-    make it of.
+    A client that gets no answer, or a 503, asks again. If the load has a `name`, each request has an Idempotency-Key
+    made from it, and asks again with the same key.
     """
 
     def __init__(self, url: str, rows: np.ndarray, rate: float, name: str = ""):
@@ -45,13 +45,13 @@ class Load:
         self._asked, self._over = 0, False
         self._pool = ThreadPoolExecutor(1)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.began = time.monotonic()
         self._work = self._pool.submit(lambda: asyncio.run(self._run()))
         return self
 
-    def __exit__(self, *_) -> None:
-        """Wait for the last answers. Raises what has ended the load before."""
+    def __exit__(self, *_: object) -> None:
+        """Wait for the last answers. Raises the error that ended the load early, if there was one."""
         self._over = True
         self._pool.shutdown(wait=False)
         self._work.result(60)
@@ -80,8 +80,11 @@ class Load:
             self.answers.append(Answer(key, self.elapsed(), took, attempts, reply["id"], reply["stored"], why))
 
 
-async def ask(session: aiohttp.ClientSession, url: str, body: str, headers: dict) -> dict | None:
-    """Return the reply; None, after a pause, if there is none or 503. RuntimeError if it is neither that nor 200."""
+async def ask(session: aiohttp.ClientSession, url: str, body: str, headers: dict[str, str]) -> dict[str, Any] | None:
+    """Return the reply. If there is no reply, or a 503, return None after a pause.
+
+    Raises RuntimeError if the status is neither 200 nor 503.
+    """
     try:
         async with session.post(url, data=body, headers=headers) as reply:
             if reply.status == 200:
@@ -91,12 +94,16 @@ async def ask(session: aiohttp.ClientSession, url: str, body: str, headers: dict
     except (aiohttp.ClientError, TimeoutError):
         pass
     await asyncio.sleep(0.05)
+    return None
 
 
-def kill(services: dict[str, Service], times: dict[str, int], seconds: float, seed: int, done: list) -> None:
-    """kill -9 for services at random moments within `seconds`, as often as `times` says by name; each starts again.
+def kill(
+    services: dict[str, Service], times: dict[str, int], seconds: float, seed: int, done: list[tuple[str, float]]
+) -> None:
+    """End services by kill -9 at random moments within `seconds`, and start each one again.
 
-    The moments come from `seed`. `done` gets the name and the moment of each kill, in seconds after the begin.
+    `times` says how often, by name; `seed` decides the moments. `done` gets the name and the moment of each kill, in
+    seconds after the start.
     """
     began, dice = time.monotonic(), random.Random(seed)
 
@@ -114,17 +121,17 @@ def kill(services: dict[str, Service], times: dict[str, int], seconds: float, se
 
 
 class Audit(NamedTuple):
-    """What became of the answers. `lost` and `doubled` have to be 0."""
+    """What happened to the answers. `lost` and `doubled` have to be 0."""
 
     answered: int  # requests that got a prediction
-    acknowledged: int  # of which the client was told that they are stored, or queued
-    lost: int  # of those, not in the table
+    acknowledged: int  # of these, the client was told "stored" or "queued"
+    lost: int  # of the acknowledged, not in the table
     doubled: int  # requests that are in the table more than once
     not_kept: int  # answered with `stored: false`, and not in the table
 
 
 def audit(answers: list[Answer], database: str) -> Audit:
-    """Compare what clients were told with what is in the table (a file of SQLite)."""
+    """Compare what clients were told with the rows of the table, in a file of SQLite."""
     connection = sqlite3.connect(database)
     rows = connection.execute("SELECT request_id, id FROM results").fetchall()
     connection.close()
@@ -140,7 +147,7 @@ def audit(answers: list[Answer], database: str) -> Audit:
 
 
 def metric(service: Service, name: str) -> float:
-    """The sum of a service's metric, over its labels; not a number if the service does not have it just now."""
+    """Return the sum of a service's metric over its labels, NaN while the service does not have it."""
     with urllib.request.urlopen(service.url + "/metrics", timeout=5) as reply:
         families = text_string_to_metric_families(reply.read().decode())
         values = [sample.value for family in families for sample in family.samples if sample.name == name]
@@ -148,7 +155,7 @@ def metric(service: Service, name: str) -> float:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Return when the condition holds. TimeoutError if it does not in time; an OSError in between is no matter."""
+    """Return when the condition holds. Raises TimeoutError after `seconds`. Ignores an OSError meanwhile."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -157,17 +164,20 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         except OSError:
             pass
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not so within {seconds:g} s")
+            raise TimeoutError(f"the condition did not hold within {seconds:g} s")
         time.sleep(0.1)
 
 
 def wait_until_drained(gateway: Service, seconds: float) -> None:
-    """Return when nothing waits in the broker. The gateway looks each second, so it has to say so for three."""
+    """Return when no message waits in the broker.
+
+    The gateway looks once a second, so it has to say 0 for three seconds. Raises TimeoutError after `seconds`.
+    """
     deadline = empty_since = time.monotonic()
     deadline += seconds
     while time.monotonic() < empty_since + 3:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"messages wait after {seconds:g} s")
-        if metric(gateway, "queue_messages") != 0:  # not a number while the gateway does not know
+            raise TimeoutError(f"messages still wait after {seconds:g} s")
+        if metric(gateway, "queue_messages") != 0:  # NaN while the gateway does not know
             empty_since = time.monotonic()
         time.sleep(0.1)

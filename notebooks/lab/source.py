@@ -1,4 +1,4 @@
-"""Show the code of the steps in a notebook as it stands in their files: a notebook holds no second copy."""
+"""Show the code of the steps in a notebook, read from the steps' files: a notebook holds no second copy."""
 
 import difflib
 import inspect
@@ -11,20 +11,20 @@ from IPython.display import Code, Markdown
 
 
 def show(*objects: Callable) -> Markdown:
-    """The source of some functions or classes, coloured."""
+    """Show the source of some functions or classes, in colour."""
     return Markdown("```python\n" + "\n\n".join(map(inspect.getsource, objects)) + "```")
 
 
 def excerpt(path: Path, start: str, end: str) -> Code:
-    """A part of a file that is not Python: from the first line that matches `start` to the next that matches `end`."""
+    """Show a part of a file: from the first line that matches `start` to just before the next that matches `end`."""
     lines = part(path.read_text(encoding="utf-8").splitlines(), start, end)
     return Code(dedent("\n".join(lines)), language={"Dockerfile": "docker"}.get(path.name, path.suffix[1:]))
 
 
 def diff(one: Path, two: Path, start: str, end: str) -> Code:
-    """What became of a part of a file: from the first line that matches `start` to the next that matches `end`."""
-    texts = [part(path.read_text(encoding="utf-8").splitlines(), start, end) for path in (one, two)]
-    lines = list(difflib.unified_diff(*texts, n=100, lineterm=""))[3:]
+    """Show how a part of file `one` differs from the same part of file `two`; `start` and `end` as for excerpt()."""
+    before, after = (part(path.read_text(encoding="utf-8").splitlines(), start, end) for path in (one, two))
+    lines = list(difflib.unified_diff(before, after, n=100, lineterm=""))[3:]
     return Code("\n".join(lines), language="diff")
 
 

@@ -1,8 +1,8 @@
-"""The model behind a queue, for a comparison: python worker.py, with NATS_URL and MODEL_DIR in the environment.
+"""Serve the model behind a queue, for a comparison: python worker.py, with NATS_URL and MODEL_DIR in the environment.
 
-A job is JSON, {"features": rows, "reply": subject}. It waits on the subject `jobs` until a worker has answered it: one
-that a worker leaves behind goes to the next. A job that is nonsense ends this worker and
-the next: in production it would have to be put aside, as storage does.
+A job is JSON, {"features": rows, "reply": subject}. It waits on the subject `jobs` until a worker has answered it. If a
+worker dies before that, the job goes to the next. A job that is not valid ends this worker, then the next: in
+production, a worker would set such a job aside, as storage does with its dead letters.
 """
 
 import asyncio
@@ -10,33 +10,36 @@ import os
 import sys
 from itertools import accumulate, count
 from pathlib import Path
+from typing import Any
 
 import nats
 import numpy as np
 import orjson
+from nats.aio.msg import Msg
 from nats.errors import TimeoutError
 from nats.js.api import ConsumerConfig, RetentionPolicy
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "steps/03_pipeline/inference"))
-import model
+import model  # type: ignore[import-not-found] # noqa: E402 (mypy does not know that folder)
 
 
 class Jobs:
-    """The side that asks. A prediction takes until there is a worker."""
+    """The client's side. A prediction waits until there is a worker."""
 
     async def open(self, url: str) -> None:
-        self._broker, self._numbers, self._replies = await nats.connect(url), count(), {}
+        self._broker, self._numbers = await nats.connect(url), count()
+        self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._queue = self._broker.jetstream()
         await self._queue.add_stream(name="JOBS", subjects=["jobs"], retention=RetentionPolicy.WORK_QUEUE)
         self._inbox = self._broker.new_inbox()
         await self._broker.subscribe(f"{self._inbox}.*", cb=self._receive)
 
-    async def _receive(self, message) -> None:
-        reply = self._replies.pop(message.subject, None)  # none: it has come before, or nobody waits for it any more
+    async def _receive(self, message: Msg) -> None:
+        reply = self._replies.pop(message.subject, None)  # None: it came before, or its client has stopped waiting
         if reply and not reply.done():
             reply.set_result(orjson.loads(message.data))
 
-    async def predict(self, rows: list[list[float]], seconds: float) -> dict:
+    async def predict(self, rows: list[list[float]], seconds: float) -> dict[str, Any]:
         subject = f"{self._inbox}.{next(self._numbers)}"
         reply = self._replies[subject] = asyncio.get_running_loop().create_future()
         try:
@@ -58,12 +61,13 @@ async def work() -> None:
         try:
             jobs = await queue.fetch(64, timeout=5)
         except TimeoutError:
-            continue  # nothing to do
+            continue  # no job came
         asked = [orjson.loads(job.data) for job in jobs]
         ends = [*accumulate(len(each["features"]) for each in asked)]
         rows = np.array([row for each in asked for row in each["features"]], dtype=np.float32)
-        for job, each, probabilities in zip(jobs, asked, np.split(loaded.predict(rows), ends[:-1]), strict=True):
-            reply = {"prediction": loaded.classes[probabilities.argmax(axis=1)], "probabilities": probabilities}
+        for job, each, output in zip(jobs, asked, np.split(loaded.predict(rows), ends[:-1]), strict=True):
+            predictions, probabilities = loaded.decode(output)
+            reply = {"prediction": predictions, "probabilities": probabilities}
             await broker.publish(each["reply"], orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY))
             await job.ack()
 
