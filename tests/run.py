@@ -150,6 +150,7 @@ def report(done: list[Part], seconds: float) -> bool:
 
 def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background ignores it
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process compiles scikit-learn again, for three seconds
     begin, stages = time.monotonic(), plan("--quick" in arguments)
     run(stages)
     passed = report([part for stage in stages for lane in stage for part in lane], time.monotonic() - begin)
@@ -157,4 +158,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
