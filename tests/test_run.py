@@ -39,6 +39,7 @@ def project(tmp_path, monkeypatch) -> Path:
     for name, code in tests.items():
         (tmp_path / f"test_{name}.py").write_text(code + "\n")
     monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # to load them takes longer than these tests
     return tmp_path
 
 
