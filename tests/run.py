@@ -53,7 +53,7 @@ class Part:
         env = {**os.environ, "FREE_PORTS": ports}
         if re.match("0[123]", self.folder.name) or self.folder.parent.name == "03_pipeline":
             env["TRAINED_MODEL"] = str(trained(self.folder.relative_to(ROOT / "steps").as_posix()))
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *self.files]
+        command = [sys.executable, "-m", "pytest", "-q", "-pno:cacheprovider", "-pno:schemathesis", *self.files]
         command += ["--color=yes"] if sys.stdout.isatty() else []
         begin = time.monotonic()
         done = subprocess.run(
