@@ -88,9 +88,8 @@ def test_workers_share_the_port_and_count_together(start, model_dir):
     assert server.said("gRPC running") == [f"gRPC running on 127.0.0.1:{port}"] * 2
     for _ in range(40):  # each on a connection of its own
         with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-            assert arrays(GRPCInferenceServiceStub(channel).ModelInfer(infer_request(), timeout=20))["prediction"] == [
-                3
-            ]
+            response = GRPCInferenceServiceStub(channel).ModelInfer(infer_request(), timeout=20)
+            assert arrays(response)["prediction"] == [7]
     count = 'grpc_request_duration_seconds_count{code="OK",method="ModelInfer"} '
     with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=20) as response:
         assert count + "40.0" in response.read().decode().splitlines()
