@@ -1,6 +1,5 @@
 """Every step answers every line of the contract, over HTTP, from a server of its own."""
 
-import functools
 import shutil
 
 import pytest
@@ -55,16 +54,16 @@ def test_a_fit_service_is_alive_and_ready(service):
 
 @pytest.fixture(scope="module")
 def spoil(step, trained, tmp_path_factory):
-    """A function that makes the model of a running step unusable in some way, and returns the public service."""
+    """A function that makes the model of a running step unusable in some way, and returns all services of the step."""
     folder = tmp_path_factory.mktemp("unfit") / "model"
     with serve_all(step, "/livez", MODEL_DIR=str(folder)) as services:
 
-        def spoil(how: str) -> Service:
+        def spoil(how: str) -> dict[str, Service]:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(trained(step), folder)
             break_model(folder, how)
             services["inference"].restart("/livez")
-            return services["gateway"]
+            return services
 
         yield spoil
 
@@ -78,10 +77,13 @@ def spoil(step, trained, tmp_path_factory):
     ],
 )
 def test_with_a_model_that_cannot_be_used_the_service_is_up_and_says_why(spoil, how, says):
-    service = spoil(how)
-    readyz = functools.partial(requests.get, service.url + "/readyz", timeout=10)
-    wait_until(lambda: says in readyz().json()["error"])  # over gRPC, it takes up to a second to connect again
-    reply = requests.post(service.url + "/inferir", json={"features": row_of(0)}, timeout=10)
-    assert says in reply.json()["error"]
-    assert readyz().status_code == reply.status_code == 503
-    assert "Traceback" not in service.log()
+    services = spoil(how)
+    ready = requests.get(services["inference"].url + "/readyz", timeout=10)
+    assert (ready.status_code, says in ready.json()["error"]) == (503, True), ready.text
+
+    def ask() -> requests.Response:
+        return requests.post(services["gateway"].url + "/inferir", json={"features": row_of(0)}, timeout=10)
+
+    wait_until(lambda: says in ask().json()["error"])  # over gRPC, it takes up to a second to connect again
+    assert ask().status_code == 503
+    assert not any("Traceback" in service.log() for service in services.values())
