@@ -1,79 +1,18 @@
 """What the routes take and return, as types. They check requests and describe them at /docs."""
 
-import math
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from typing import Annotated, Self
+from typing import Self
 
 import orjson
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    PlainValidator,
-    ValidationError,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, Field, ValidationError
 
 from chassis.errors import documented
+from fields import MAX_NUMBERS, MAX_TEXT, Digest, Id, Number, Prediction, Text, Time, Timings
 from sentences import KEY_TAKEN, MAX_RESULTS, SENTENCES, explain
 from tables import Row
 
-MAX_NUMBERS, MAX_TEXT, MAX_TIMINGS = 4096, 200, 16  # in features or probabilities, in a prediction, in timings
 SHOWN_BYTES = 1000  # of a dead letter, in a list
-
-
-def check_iso(time: object) -> object:
-    """Refuse what Pydantic would read as seconds since 1970, which have no zone."""
-    if isinstance(time, datetime) or (isinstance(time, str) and time[4:5] == "-"):
-        return time
-    raise ValueError("Time should be ISO 8601 with a zone")
-
-
-def in_utc(time: datetime) -> datetime:
-    try:
-        return time.astimezone(UTC)
-    except OverflowError:  # the first hours of the year 1, the last of 9999
-        raise ValueError("Time should be in the years 1 to 9999 of UTC") from None
-
-
-def check_count(timings: object) -> object:
-    """Refuse thousands of timings before Pydantic lists everything that is wrong with them."""
-    if isinstance(timings, dict) and len(timings) > MAX_TIMINGS:
-        raise ValueError(f"Timings should be at most {MAX_TIMINGS}")
-    return timings
-
-
-def check_prediction(value: object) -> int | float | str:
-    """Return a finite number or a text. Write 3.0 as 3, so that each number is written in one way."""
-    if isinstance(value, str) and len(value) <= MAX_TEXT and "\0" not in value:  # PostgreSQL cannot store it
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:  # as many as JSON carries
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return int(value) if value.is_integer() and abs(value) < 2**53 else value
-    raise ValueError(f"Prediction should be a finite number, or text of at most {MAX_TEXT} characters")
-
-
-# PostgreSQL cannot store the character 0, and a log does not show control characters as what they are.
-Text = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-Time = Annotated[AwareDatetime, BeforeValidator(check_iso), AfterValidator(in_utc)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Prediction = Annotated[
-    int | float | str,
-    PlainValidator(check_prediction),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "maxLength": MAX_TEXT}]}),
-]
-Timings = Annotated[
-    dict[Id, Number],
-    # Pydantic's schema says how names are written, but not that there are no others.
-    Field(max_length=MAX_TIMINGS, json_schema_extra={"additionalProperties": False}),
-    BeforeValidator(check_count),
-]
 
 
 class Model(BaseModel):
@@ -84,7 +23,7 @@ class Model(BaseModel):
 class Result(BaseModel):
     """One prediction, and what led to it. It may come from any model."""
 
-    id: Id = Field(description="unique; if it is stored already, the first result with it stays", examples=["7f3a.0"])
+    id: Id = Field(description="unique; of several results with one id, the first is kept", examples=["7f3a.0"])
     request_id: Text = Field(description="X-Request-ID of the request that asked for it", examples=["7f3a"])
     time: Time = Field(description="when the gateway got that request: ISO 8601 with a zone")
     features: list[Number] = Field(min_length=1, max_length=MAX_NUMBERS, fail_fast=True)
