@@ -140,7 +140,7 @@ class Supervisor:
 
     def _tell_guard(self) -> None:
         assert self._guard.stdin  # it is a pipe
-        with contextlib.suppress(OSError):  # if somebody killed the guard, go on without it
+        with contextlib.suppress(OSError):  # if the guard was killed, go on without it
             self._guard.stdin.write(" ".join(str(process.popen.pid) for process in self.processes).encode() + b"\n")
 
     def __exit__(self, *_: object) -> None:
@@ -175,7 +175,7 @@ def kill(pid: int) -> None:
 
 
 def catch_signals() -> None:
-    """Write Ctrl-C and the like into `signals`, but those that we were started to ignore, as nohup does."""
+    """Collect Ctrl-C and similar signals in `signals`. Those that our parent told us to ignore (nohup) stay ignored."""
     for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")):
         if number and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, frame: signals.append(number))
@@ -190,7 +190,7 @@ def say(*lines: str, name: str = "") -> None:
         with printing:
             sys.stdout.buffer.write(text.encode(sys.stdout.encoding, errors="replace"))
             sys.stdout.flush()
-    except OSError:  # nobody reads any more: the terminal was closed, or `head` has read enough
+    except OSError:  # the terminal was closed, or `head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         signals.append(signal.SIGTERM)
 

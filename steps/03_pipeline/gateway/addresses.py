@@ -88,6 +88,7 @@ def read_nats_servers(urls: str) -> NatsServers:
     (user, password), *others = {(part.username, part.password) for part in parts}
     if others:
         raise ValueError("all URLs of a cluster must have the same user and password")
-    user, password = user and unquote(user), password and unquote(password)
     shown = [f"nats://{part.netloc.rpartition('@')[2]}" for part in parts]
-    return NatsServers(shown, *((None, None, user) if password is None else (user, password, None)))
+    if password is None:  # nats://TOKEN@HOST, or no login at all
+        return NatsServers(shown, user=None, password=None, token=unquote(user) if user else None)
+    return NatsServers(shown, user=unquote(user or ""), password=unquote(password), token=None)

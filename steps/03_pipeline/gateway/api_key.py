@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.errors import error_response
 
-# What probes, browsers and readers of the manual need before they have a key. It shows no results and costs little.
+# These paths need no key: probes and browsers ask for them before they have one. They show no results and cost little.
 OPEN = {"/", "/docs", "/docs/oauth2-redirect", "/livez", "/openapi.json", "/readyz"}
 OPEN_FOLDERS = ("/static/", "/static-offline-docs/")  # the files of the page and of /docs
 MISSING = "a key is needed: send the header Authorization: Bearer KEY"
@@ -54,7 +54,7 @@ class KeyRequired:
         if not sent:
             return MISSING
         scheme, _, key = sent[0].partition(b" ")
-        # The time must not depend on how much of the key is right. Of several headers, none counts.
+        # The time must not depend on how much of the key is right. Several headers are refused.
         is_right = hmac.compare_digest(key.strip(b" "), self.key) and scheme.lower() == b"bearer" and len(sent) == 1
         return "" if is_right else WRONG
 
@@ -67,6 +67,8 @@ def add_key_to_openapi(app: FastAPI) -> None:
     response: dict = {"description": "Unauthorized", "content": {"application/json": refused}}
     response["headers"] = {name: {"schema": {"type": "string"}} for name in CHALLENGE}
     for path, operations in manual["paths"].items():
-        for operation in operations.values() if not is_open(path) else ():
+        if is_open(path):
+            continue
+        for operation in operations.values():
             operation["security"] = [{"key": []}]
             operation["responses"]["401"] = response

@@ -17,9 +17,9 @@ from clients import FAILED, Unavailable
 Answer = TypeVar("Answer")
 
 ATTEMPTS = 2  # what was under way when the connection was lost is sent again over the next one
-GRACE_SECONDS = 1  # for so long after a loss, calls wait for the next connection
+GRACE_SECONDS = 1  # how long after a loss calls wait for the next connection
 RETRY_SECONDS, LOOK_SECONDS, CLOSE_SECONDS = 0.1, 0.05, 1
-# What nats-py raises on a broken connection. The last two come from the event loop, when it knows of the end first.
+# What nats-py raises on a broken connection. The last two come from the event loop, if it notices the end first.
 BROKEN = ConnectionClosedError, OutboundBufferLimitError, OSError, RuntimeError
 
 
@@ -49,7 +49,7 @@ class Broker:
         loop = asyncio.get_running_loop()
         self._connection: asyncio.Future[Connection] = loop.create_future()
         self._lost_at = loop.time()
-        self._logged: bool | None = None  # the state that the log has last told
+        self._logged: bool | None = None  # the state that the log reported last
         self._keeping = asyncio.create_task(self._keep_connected())
 
     async def close(self) -> None:
@@ -99,7 +99,7 @@ class Broker:
                 self._log_change(True)
                 stream = client.jetstream(timeout=3600)  # callers have deadlines of their own
                 self._connection.set_result(Connection(client, stream, loop.create_future()))
-                while client.is_connected:  # its own callback comes when all is closed, which may take minutes
+                while client.is_connected:  # nats-py's callback comes when all is closed, which may take minutes
                     await asyncio.sleep(LOOK_SECONDS)
                 self._log_change(False, "the connection was lost")
             except Exception as error:  # whatever happens, this task must go on

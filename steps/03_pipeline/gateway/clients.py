@@ -10,7 +10,9 @@ from chassis.errors import RequestError
 from idempotency import IdempotencyKey
 from responses import Extraction, Health, Label, Listing, Result, Summary
 
-FAILED = Counter("failed_attempts", "Calls that could not be sent or were cut; over gRPC, last attempts", ["service"])
+FAILED = Counter(
+    "failed_attempts", "Calls that could not be sent or were cut off; over gRPC, only the last", ["service"]
+)
 
 Stored = Literal[True, "queued"]  # True: storage has it on disk; "queued": a broker keeps it until storage has it
 

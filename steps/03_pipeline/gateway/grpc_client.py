@@ -23,7 +23,7 @@ Response = TypeVar("Response")
 
 RENEW_SECONDS, GRACE_SECONDS = 1, 60
 NO_HEALTHY_REPLICA = "backend unhealthy"  # the library's own words
-# Codes that describe the request, no matter whether the replica or its library has refused it
+# Codes that say what is wrong with the request, whether the replica or the library sends them
 REFUSALS = StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND, StatusCode.RESOURCE_EXHAUSTED
 NO_ANSWER = {
     StatusCode.UNAVAILABLE: "cannot be reached",
@@ -64,8 +64,8 @@ class Inference(clients.Inference):
     async def _renew(self) -> None:
         """Replace a channel that reaches no replica at a name.
 
-        A channel asks for a name that is gone again after 1 s, 2 s, 3 s and at last 2 minutes, and among containers a
-        service's name is gone as long as the service is. A new channel asks at once.
+        If DNS does not know a name, a channel asks again after 1 s, 2 s, 3 s and at last 2 minutes. Among containers,
+        DNS does not know a service while it is down. A new channel asks at once.
         """
         while self.is_name:
             await asyncio.sleep(RENEW_SECONDS)
@@ -118,7 +118,7 @@ class Inference(clients.Inference):
         if code is StatusCode.INVALID_ARGUMENT:
             return RequestError(422, sentence)
         if code is StatusCode.RESOURCE_EXHAUSTED and not is_of_replica(error):  # more bytes than it takes
-            return RequestError(413, f"inference takes no batch as large: {sentence}")
+            return RequestError(413, f"the batch is too large for inference: {sentence}")
         return Unavailable(self.name, f"cannot help: {sentence}")
 
 
@@ -130,5 +130,5 @@ def replica_sentence(error: AioRpcError) -> str | None:
 
 
 def is_of_replica(error: AioRpcError) -> bool:
-    """Every response of a replica has a request id; the library's own errors have none."""
+    """Return whether a replica sent the error: it adds a request id, which the library's own errors do not have."""
     return "x-request-id" in (error.trailing_metadata() or ())

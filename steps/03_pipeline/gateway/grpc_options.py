@@ -4,7 +4,7 @@ import json
 
 # Each call brings a shorter deadline than 60 s. A prediction changes nothing, so it is safe to repeat; a replica that
 # has refused a call or is late with it is not asked again. A replica that reports by grpc.health.v1 that it cannot
-# serve gets no calls; one that does not know that service counts as able to.
+# serve gets no calls; one without that service counts as able to.
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": ""},
@@ -17,7 +17,7 @@ SERVICE_CONFIG = {
                 "initialBackoff": "0.02s",
                 "maxBackoff": "0.04s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],  # the latter by a server that stops
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],  # CANCELLED by a server that stops
             },
         }
     ],
@@ -30,8 +30,8 @@ OPTIONS: dict[str, str | int] = {
     "grpc.min_reconnect_backoff_ms": 500,  # how long an attempt to connect may take
     "grpc.dns_min_time_between_resolutions_ms": 500,
     "grpc.per_rpc_retry_buffer_size": 1_000_000,  # a larger call is not repeated; 1,024 rows of 64 have 262,179 bytes
-    # Pings find a connection whose other end no longer answers. How long grpcio 1.85 waits for the answer to a ping is
-    # the last of these options; without it, the wait was measured to be a minute.
+    # Pings find a connection whose other end no longer answers. The last option is how long grpcio 1.85 waits for the
+    # answer to a ping. Without it, we measured a wait of a minute.
     "grpc.keepalive_time_ms": 10_000,
     "grpc.keepalive_permit_without_calls": 1,
     "grpc.http2.max_pings_without_data": 0,  # no limit

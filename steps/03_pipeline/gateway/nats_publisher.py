@@ -70,7 +70,7 @@ class Storage(rest_client.Storage):
         await super().close()
 
     async def check(self, seconds: float) -> tuple[bool, str | None]:
-        """Ask storage over HTTP. Without a broker nothing reaches it, however ready it is."""
+        """Ask storage over HTTP. Without the broker no result reaches it, even if it is ready."""
         if not self._broker.is_connected:
             return False, "the broker cannot be reached"
         return await super().check(seconds)
@@ -118,8 +118,8 @@ class Storage(rest_client.Storage):
 
     async def record(self, results: list[Result], seconds: float) -> list[Stored]:
         body = orjson.dumps({"results": results})
-        # By this id the broker knows a message that is sent again. It is made of the whole body: which results share a
-        # message varies.
+        # By this id the broker recognises a message that is sent again. It is made of the whole body, since one result
+        # may share a message with other results the next time.
         headers = {"Nats-Msg-Id": sha256(body).hexdigest(), "X-Request-ID": request_id.get() or ""}
 
         async def publish(connection: Connection) -> None:
@@ -133,7 +133,7 @@ class Storage(rest_client.Storage):
                     raise BrokerUnavailable("cannot keep it: its queue is full") from None
                 raise
 
-        # A little less than what the requests wait for, so that they hear the reason.
+        # A little less time than the requests wait, so that they get the reason.
         await self._broker.ask(publish, 0.9 * seconds)
         return ["queued"] * len(results)
 
@@ -147,7 +147,7 @@ class Storage(rest_client.Storage):
         while True:
             state = None
             with suppress(Exception):  # it is asked again soon
-                info = await self._broker.ask(lambda it: it.stream.stream_info(STREAM), MEASURE_SECONDS)
+                info = await self._broker.ask(lambda each: each.stream.stream_info(STREAM), MEASURE_SECONDS)
                 state = info.state
             self._queue.state = state
             await asyncio.sleep(MEASURE_SECONDS)

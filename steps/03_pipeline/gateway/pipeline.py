@@ -20,7 +20,7 @@ from request import InferenceRequest, Picture
 from responses import Model, Result
 from settings import Settings
 
-STORING = 0.25  # the share of the deadline that is kept for storage; a claim takes as much, at most, of the rest
+STORING = 0.25  # the share of the deadline that is kept for storing; a claim may take as much of the rest
 
 CALL_SECONDS = Histogram(
     "hop_seconds", "How long a service took, as the gateway sees it", ["service", "outcome"], buckets=SECONDS
@@ -54,7 +54,7 @@ class Pipeline:
         begin = perf_counter()
         timings: dict[str, float] = {}
         results: list[Result] = []
-        storing: dict[str, Any] = {}  # what the response says of storing
+        storing: dict[str, Any] = {}  # what the response says about storing
         if request.key:
             results, storing = await self._claim(request.key, timings)
         if not results:
@@ -67,8 +67,8 @@ class Pipeline:
     async def _claim(self, key: IdempotencyKey, timings: dict[str, float]) -> tuple[list[Result], dict[str, Any]]:
         """Give the key to the request, and return the results that are kept for it.
 
-        Raises RequestError (422) if the key belongs to another request. If that cannot be found out, nothing may be
-        recorded: what the response says of that is returned, too.
+        Raises RequestError (422) if the key belongs to another request. If storage does not answer, nothing may be
+        recorded: also return what the response then says about storing.
         """
         try:
             with measured_call("storage", timings):
@@ -143,7 +143,7 @@ def make_response(results: list[Result], is_picture: bool) -> dict[str, Any]:
 
 
 def log_warning(sentence: str) -> None:
-    """Write a line to the log, also where the request gets its answer all the same."""
+    """Write a line to the log, also if the client gets a prediction in spite of it."""
     line = {"time": datetime.now(UTC), "level": "WARNING", "request_id": request_id.get()}
     log_lines.write({**line, "message": sentence})
 
@@ -159,7 +159,8 @@ def measured_call(service: str, timings: dict[str, float]) -> Iterator[None]:
         outcome = "abandoned"
         raise
     except TimeoutError:  # while it waited for a call
-        log_warning((unavailable := Unavailable(service, "has not answered in time")).sentence)
+        unavailable = Unavailable(service, "has not answered in time")
+        log_warning(unavailable.sentence)
         raise unavailable from None
     except RequestError as error:
         if error.status < 500:

@@ -20,7 +20,7 @@ FORM, JSON = "multipart/form-data", "application/json"
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 FORM_WITH_IMAGE = {"schema": {"type": "object", "properties": {"image": BINARY["schema"]}, "required": ["image"]}}
-# The route reads its body by itself, since FastAPI's parameters take one content type. So the manual is told here.
+# The route reads its body itself, since FastAPI's parameters take one content type. This describes it at /docs.
 MANUAL: dict[str, Any] = {
     "parameters": [idempotency.HEADER],
     "requestBody": {
@@ -36,7 +36,7 @@ MANUAL: dict[str, Any] = {
 
 @dataclass
 class Picture:
-    """A PNG or JPEG as it came, with its media type. Whether it can be read is for preprocess to find out."""
+    """A PNG or JPEG as it came, with its media type. preprocess finds out whether it can be read."""
 
     content: bytes
     content_type: str

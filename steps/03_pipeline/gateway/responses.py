@@ -1,4 +1,4 @@
-"""What the gateway answers and what the other services answer it, as types."""
+"""What the gateway answers, and what the other services answer to it, as types."""
 
 from datetime import datetime
 from functools import partial

@@ -52,7 +52,7 @@ def crop(ink: np.ndarray) -> np.ndarray:
 
 
 def upright(ink: np.ndarray) -> np.ndarray:
-    """Push the rows sideways until the ink leans neither left nor right: until across and down do not covary."""
+    """Push the rows sideways until the ink leans neither left nor right: its covariance of across and down is 0."""
     ink = ink.clip(0)
     height, width = ink.shape
     rows, columns = np.arange(height), np.arange(width)
@@ -60,7 +60,7 @@ def upright(ink: np.ndarray) -> np.ndarray:
     middle = rows @ by_row / total
     down, across = rows - middle, columns - columns @ by_column / total
     lean = down @ ink @ across / max(down**2 @ by_row, 1e-9)  # columns per row
-    lean = max(-1, min(lean, 1))  # nobody writes flatter than at 45 degrees
+    lean = max(-1, min(lean, 1))  # handwriting leans by 45 degrees at most
     margin = math.ceil(abs(lean) * height)
     # The new pixel (x, y) shows the old one at x + lean * (y - middle) - margin. Pillow counts from pixels' corners.
     to_old = (1, lean, -lean * (middle + 0.5) - margin, 0, 1, 0)

@@ -56,7 +56,7 @@ class Database:
         """Commit the rows. Skip ids that are already stored. With no rows, check that it is possible to write."""
         if not rows:
             return self._probe()
-        # In one order for all: two writers with the same ids in different orders could block each other.
+        # Always in the same order: two writers with the same ids in different orders could block each other.
         rows = sorted(rows, key=lambda row: row["id"])
         with self._connection(self._writer) as connection, COMMIT.time():
             stored = connection.execute(self._insert_results, rows).rowcount
@@ -70,7 +70,7 @@ class Database:
         if monotonic() < self._writable_until:
             return  # health checks come often, and each probe waits for the disk
         with self._connection(self._writer) as connection:
-            # Only a write shows whether the disk is full. No one else sees this row.
+            # Only a write shows whether the disk is full. No other connection sees this row.
             connection.execute(self._insert_results, PROBE_ROW)
             connection.execute(RESULTS.delete().where(RESULTS.c.id == PROBE_ROW["id"]))
             connection.commit()

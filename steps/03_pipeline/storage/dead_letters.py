@@ -1,7 +1,7 @@
 """Sort a message: the results that can be stored, and dead letters, which are the parts that cannot.
 
 A dead letter is kept in a table, with the reason, until a person looks at it. If the broker kept it, it would deliver
-it again and again. Each result is judged by itself, so a wrong one does not take its neighbours along.
+it again and again. Each result is checked by itself, so that a wrong one does not stop the others.
 """
 
 import logging

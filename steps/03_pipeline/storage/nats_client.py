@@ -1,7 +1,7 @@
 """nats-py's client, made to read every message of the stream. Only this file touches what the library keeps private.
 
-Anybody who may publish may also send headers that cannot be decoded. On such a message nats-py 2.16 ends its reading
-task, and says nothing: https://github.com/nats-io/nats.py/pull/914. The broker then delivers the message to the next
+A publisher can send headers that cannot be decoded. On such a message, nats-py 2.16 ends its reading task and reports
+no error: https://github.com/nats-io/nats.py/pull/914. The broker then delivers the message to the next
 connection, which fails in the same way, and no other message gets through. Delete this file when a release reads them.
 """
 
@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 
 @dataclass
 class Message(Msg):
-    """A message whose header `Status` is the broker's. In one that somebody published, fetch() would trust it too."""
+    """A message without the header `Status` of its publisher: fetch() would take it for a status of the broker."""
 
     def __post_init__(self) -> None:
         if self.headers and self.reply.startswith("$JS.ACK."):

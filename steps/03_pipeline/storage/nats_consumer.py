@@ -45,7 +45,7 @@ class Consumer:
         self._client: Client | None = None
         self._problem: str | None = UNREACHABLE  # why no message can come
         self._logged: str | None = None  # the last problem in the log
-        self._cause: Exception | None = None  # what nats-py said of it
+        self._cause: Exception | None = None  # what nats-py said about it
 
     def start(self) -> None:
         self._stopping = asyncio.Event()
@@ -165,7 +165,7 @@ class Consumer:
 
 
 async def fetch(subscription: JetStreamContext.PullSubscription, count: int) -> list[Msg]:
-    """Return up to `count` messages as soon as there are some; none if there are none within FETCH_SECONDS."""
+    """Return up to `count` messages as soon as there are some; an empty list if none comes in FETCH_SECONDS."""
     try:
         return await subscription.fetch(count, FETCH_SECONDS)
     except TimeoutError:

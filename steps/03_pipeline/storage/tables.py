@@ -67,9 +67,17 @@ CLAIMS = sa.Table(
 )
 # A row that is inserted and deleted again, to check that results can be stored. No client can send its id.
 PROBE_ROW: Row = {
-    **{"id": "/readyz", "request_id": "", "time": datetime.now(UTC), "features": [], "prediction": ""},
-    **{"prediction_is_number": False, "probabilities": None, "model_version": "", "model_format": ""},
-    **{"preprocess": None, "timings_ms": {}},
+    "id": "/readyz",
+    "request_id": "",
+    "time": datetime.now(UTC),
+    "features": [],
+    "prediction": "",
+    "prediction_is_number": False,
+    "probabilities": None,
+    "model_version": "",
+    "model_format": "",
+    "preprocess": None,
+    "timings_ms": {},
 }
 
 

@@ -65,7 +65,7 @@ async def test_a_batch_that_is_larger_than_a_replica_takes_gets_413_which_splits
     try:
         async with calling(small.url) as client:
             assert len(await client.predict([ROW] * 10, 5)) == 10
-            with pytest.raises(RequestError, match="^inference takes no batch as large: ") as refused:
+            with pytest.raises(RequestError, match="^the batch is too large for inference: ") as refused:
                 await client.predict([ROW] * 100, 5)
     finally:
         small.stop()
