@@ -82,6 +82,10 @@ def cases_for(contract: SimpleNamespace, known: list[tuple[list[float], int | fl
         Case("text", b"seven", 400),
         Case("JSON cut off", features(row)[:-1], 400),
         Case("bytes that are not text", bytes(range(256)), 400),
+        Case("a byte order mark", b"\xef\xbb\xbf" + features(row), 400),
+        Case("UTF-16", features(row).decode().encode("utf-16"), 400),
+        Case("UTF-16 without a byte order mark", features(row).decode().encode("utf-16-le"), 400),
+        Case("UTF-32", features(row).decode().encode("utf-32"), 400),
         Case("nesting without end", b"[" * 100_000, 400),
         Case("no features", b"{}", 422),
         Case("a list, not an object", json.dumps(row).encode(), 422),
@@ -108,6 +112,8 @@ def cases_for(contract: SimpleNamespace, known: list[tuple[list[float], int | fl
         Case("a body far over the limit", features(row, 5 * LIMIT), 413),
         Case("a batch over 1,024 rows", features([row] * 1_025), 413, since=2),
         Case("a form", b"features=0", 415, headers={"Content-Type": "application/x-www-form-urlencoded"}),
+        Case("JSON called compressed", features(row), 415, headers=JSON | {"Content-Encoding": "gzip"}),
+        Case("JSON called what it is", features(row), 200, [prediction], JSON | {"Content-Encoding": "identity"}),
         Case("JSON called text", features(row), 415, headers={"Content-Type": "text/plain"}),
         Case("no content type", features(row), 415, headers={}),
     ]
@@ -129,6 +135,7 @@ CASES = [
     Case("a blank picture", blank(), 422, headers=PNG, since=3),
     Case("a form without a picture", form("notes", DRAWING), 422, headers=FORM, since=3),
     Case("a picture over the limit", DRAWING.ljust(LIMIT + 1), 413, headers=PNG, since=3),
+    Case("a picture called compressed", DRAWING, 415, headers=PNG | {"Content-Encoding": "gzip"}, since=3),
     Case("a picture of another kind", b"GIF89a", 415, headers={"Content-Type": "image/gif"}, since=3),
 ]
 

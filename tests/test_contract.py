@@ -47,6 +47,25 @@ def test_the_limit_also_binds_a_body_without_a_length(service):
     check_error(reply)
 
 
+def test_a_path_with_a_slash_at_its_end_is_not_found(service):
+    for method, path in (("GET", "/livez/"), ("POST", "/inferir/")):
+        reply = requests.request(method, service.url + path, allow_redirects=False, timeout=10)
+        assert reply.status_code == 404
+        check_error(reply)
+
+
+def test_head_is_get_without_a_body(service):
+    for path in ("/livez", "/readyz"):
+        reply = requests.head(service.url + path, timeout=10)
+        assert (reply.status_code, reply.content) == (200, b"")
+
+
+def test_a_request_that_offers_another_protocol_is_answered(service):
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQ"}
+    reply = requests.post(service.url + "/inferir", data=features(row_of(4)), headers=JSON | offer, timeout=10)
+    assert (reply.status_code, reply.json()["prediction"]) == (200, [4])
+
+
 def test_a_fit_service_is_alive_and_ready(service):
     assert requests.get(service.url + "/livez", timeout=10).status_code == 200
     assert requests.get(service.url + "/readyz", timeout=10).status_code == 200

@@ -86,6 +86,18 @@ def test_a_client_gets_the_outputs_that_it_asks_for_and_its_id_back(client):
     assert result.as_numpy("prediction").tolist() == [5]
 
 
+@pytest.mark.parametrize("optional", ["outputs", "id", "parameters"])
+def test_what_is_optional_may_be_null(service, optional):
+    reply = requests.post(service.url + URL, json=one_input() | {optional: None}, timeout=10)
+    assert reply.status_code == 200, reply.text
+    assert [output["name"] for output in reply.json()["outputs"]] == ["prediction", "probabilities"]
+
+
+def test_whole_numbers_may_be_written_as_floats(service):
+    reply = requests.post(service.url + URL, json=one_input(datatype="INT32"), timeout=10)  # such as 5.0
+    assert reply.status_code == 200, reply.text
+
+
 def test_binary_tensors_are_refused_with_a_hint(client):
     with pytest.raises(InferenceServerException, match="tensors in binary are not taken"):
         client.infer("digits", [tensor([row_of(5)], binary=True)])
@@ -106,13 +118,16 @@ def one_input(**changes) -> dict:
 @pytest.mark.parametrize(
     ("request_", "status", "says"),
     [
-        ({}, 400, "inputs: field required"),
+        ({}, 400, "inputs: it must be a list of one tensor, named features"),
         ([], 400, "the body: "),
         ({"inputs": []}, 400, "inputs"),
-        ({"inputs": one_input()["inputs"] * 2}, 400, "inputs"),
+        ({"inputs": one_input()["inputs"] * 2}, 400, "inputs: it must be a list of one tensor, named features"),
         (one_input(name="pixels"), 400, "inputs[0].name: "),
-        (one_input(datatype="BYTES"), 400, "inputs[0].datatype: "),
-        (one_input(shape=[64]), 400, "inputs[0].shape"),
+        (one_input(datatype="BYTES"), 400, "inputs[0].datatype: input should be 'FP16', 'FP32'"),
+        (one_input(datatype="INT32", data=[0.5] * 64), 400, "inputs[0].data has a fraction, which INT32 cannot hold"),
+        (one_input(datatype="UINT8", data=[[0.5] * 64]), 400, "inputs[0].data has a fraction, which UINT8"),
+        (one_input(shape=[64]), 400, "inputs[0].shape: it must be [rows, 64]"),
+        (one_input(shape=[1, 8, 8]), 400, "inputs[0].shape: it must be [rows, 64]"),
         (one_input(shape=[2, 64]), 400, "inputs[0].data has 64 numbers"),
         (one_input(shape=[0, 64], data=[]), 400, "inputs[0].shape[0]: "),
         (one_input(shape=[-1, 64]), 400, "inputs[0].shape[0]: "),

@@ -46,6 +46,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         title="inferir",
         description=f"Send the {N_FEATURES} features of a row, get the prediction of the model {NAME!r}.",
         lifespan=lifespan,
+        redirect_slashes=False,  # behind TLS, a redirect would send clients to http://
         exception_handlers={**HANDLERS, RequestValidationError: answer_invalid},
     )
 

@@ -22,6 +22,7 @@ class Settings(BaseSettings):
     max_batch: int = Field(64, ge=1)  # rows in a call of predict
     max_queue: int = Field(4096, ge=1)  # rows that wait for one
     drain_seconds: float = Field(2, ge=0, le=3600)
+    keep_alive_seconds: float = Field(75, gt=0, le=3600)  # of an idle connection; longer than a proxy keeps it
 
 
 def read_settings() -> Settings:
@@ -30,4 +31,5 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        sys.exit(f"{str(first['loc'][0]).upper()} is {first['input']!r}: {first['msg'].lower()}")
+        sentence = first["msg"].removeprefix("Value error, ").replace("Input", "input", 1)
+        sys.exit(f"{str(first['loc'][0]).upper()} is {first['input']!r}: {sentence}")

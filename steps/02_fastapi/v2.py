@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import from_json
 
-from chassis.errors import JSON, NOT_JSON, RequestError, find_body_error
+from chassis.errors import JSON, NOT_JSON, RequestError, find_body_error, lower_first
 from chassis.limits import stop_if_gone
 from contract import CLASSES, EXAMPLE, NAME
 from schemas import KIND, MAX_ROWS, N_FEATURES, SENTENCES, Feature, Prediction, Row, error_responses
@@ -22,6 +22,8 @@ from service import Service
 VERSION = "1"
 DATATYPE = {int: "INT64", float: "FP64", str: "BYTES"}[KIND]  # of a prediction
 EXAMPLES = [{"inputs": [{"name": "features", "shape": [1, N_FEATURES], "datatype": "FP32", "data": EXAMPLE}]}]
+
+FORMS = {"inputs": "a list of one tensor, named features", "shape": f"[rows, {N_FEATURES}]"}
 
 # They fail fast: to list every error of a body that is full of them would take seconds.
 Flat = Annotated[list[Feature], Field(fail_fast=True)]
@@ -40,10 +42,12 @@ class Input(BaseModel):
         """Return rows of features, float32 of shape (n, features). Raises RequestError (400, 413)."""
         if self.shape[0] > MAX_ROWS:
             raise RequestError(413, SENTENCES[413])
-        data = np.array(self.data, dtype=np.float32)
+        data = np.array(self.data)
         if data.size != math.prod(self.shape):
             raise RequestError(400, f"inputs[0].data has {data.size:,} numbers, which is not {self.shape}")
-        return data.reshape(self.shape)
+        if "INT" in self.datatype and (data % 1).any():
+            raise RequestError(400, f"inputs[0].data has a fraction, which {self.datatype} cannot hold")
+        return data.astype(np.float32).reshape(self.shape)
 
 
 class RequestedOutput(BaseModel):
@@ -53,7 +57,7 @@ class RequestedOutput(BaseModel):
 class InferRequest(BaseModel):
     id: str | None = None
     inputs: tuple[Input]
-    outputs: list[RequestedOutput] = Field([], max_length=2, description="all, unless some are named")
+    outputs: list[RequestedOutput] | None = Field(None, max_length=2, description="all, unless some are named")
 
     @model_validator(mode="before")
     @classmethod
@@ -97,7 +101,11 @@ def explain(request: Request, error: RequestValidationError) -> RequestError:
         return RequestError(400, whole.sentence)
     if whole or first["type"] == "value_error":
         return RequestError(400, f"{NOT_JSON} (tensors in binary are not taken: ask your client for JSON)")
-    return RequestError(400, f"{describe_place(first['loc'][1:])}: {first['msg'].lower()}")
+    place, message = first["loc"][1:], lower_first(first["msg"]).replace(" after validation", "")
+    name = [part for part in place if isinstance(part, str)][-1:]
+    if first["type"] in ("too_long", "missing") and name and name[0] in FORMS:
+        place, message = place[: place.index(name[0]) + 1], f"it must be {FORMS[name[0]]}"
+    return RequestError(400, f"{describe_place(place)}: {message}")
 
 
 def describe_place(parts: Sequence[int | str]) -> str:
@@ -162,7 +170,7 @@ def create_router(service: Service) -> APIRouter:
         if probabilities is not None:
             shape, data = probabilities.shape, probabilities.ravel()
             outputs.append({"name": "probabilities", "datatype": "FP32", "shape": shape, "data": data})
-        if wanted := {output.name for output in body.outputs}:
+        if wanted := {output.name for output in body.outputs or []}:
             outputs = [output for output in outputs if output["name"] in wanted]
         answer = {"model_name": NAME, "model_version": VERSION, "outputs": outputs}
         return JSON(answer if body.id is None else {"id": body.id, **answer})

@@ -64,10 +64,18 @@ def test_features_that_are_no_rows_get_422_and_a_sentence(client, features, sent
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/inferir", 405), ("POST", "/livez", 405)]
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/inferir", 405),
+        ("POST", "/livez", 405),
+        ("GET", "/livez/", 404),
+        ("POST", "/inferir/", 404),
+        ("POST", "/v2/models/digits/infer/", 404),
+    ],
 )
 def test_errors_of_the_framework_are_ours_too(client, method, path, status):
-    reply = client.request(method, path)
+    reply = client.request(method, path, follow_redirects=False)
     assert reply.status_code == status
     assert list(reply.json()) == ["error"]
 

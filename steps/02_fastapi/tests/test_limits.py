@@ -34,6 +34,32 @@ def test_the_body_limit_is_exact_and_can_be_set(model_dir, path, url, limit):
     assert (reply.status_code, reply.json()) == (413, {"error": f"the body is larger than {limit:,} bytes"})
 
 
+URLS = ["/inferir", "/v2/models/digits/infer"]
+BOTH = {"features": ROW, "inputs": [{"name": "features", "shape": [1, 64], "datatype": "FP32", "data": ROW}]}
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity, gzip", "Identity"])
+def test_a_body_with_a_content_encoding_gets_415(client, url, encoding):
+    reply = client.post(url, json=BOTH, headers={"Content-Encoding": encoding})
+    if encoding == "Identity":
+        assert reply.status_code == 200
+    else:
+        assert (reply.status_code, reply.headers["Accept-Encoding"]) == (415, "identity")
+        assert reply.json() == {"error": "send the body as it is, without a Content-Encoding"}
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_json_in_another_encoding_than_utf_8_gets_400(client, url, encoding, size):
+    body = json.dumps(BOTH).encode(encoding)
+    pieces = (body[start : start + size] for start in range(0, len(body), size))
+    reply = client.post(url, content=pieces, headers={"Content-Type": "application/json"})
+    sentence = "the body is not in UTF-8: send JSON in UTF-8, without a byte order mark"
+    assert (reply.status_code, reply.json()) == (400, {"error": sentence})
+
+
 def test_a_full_queue_gets_503_and_is_told_when_to_come_again(path, slow_model):
     with TestClient(app.create_app(Settings(max_queue=2))) as client, ThreadPoolExecutor(4) as pool:
         first = pool.submit(posted, client, ROW)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 import app
+from conftest import Server
+from settings import Settings
 
 BODY = (Path(app.__file__).parent / "sample_request.json").read_bytes()
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="on Windows a process is ended, not asked to leave")
@@ -130,6 +132,64 @@ def test_every_line_of_the_log_is_a_json_object_and_the_last_requests_are_in_it(
     assert len(requests) == 21
     assert {line["path"] for line in requests} == {"/inferir"}
     assert all(line["time"].endswith("+00:00") and len(line["request_id"]) == 32 for line in requests)
+
+
+HEAD = b"POST /inferir HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def address(model_dir):
+    server = Server({"model_dir": model_dir})
+    yield server.address
+    server.end()
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.0"])
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [([WHOLE], 1), ([CHUNKED], 1), ([CHUNKED[:20], CHUNKED[20:200], CHUNKED[200:]], 1), ([WHOLE + GET + CHUNKED], 3)],
+    ids=["whole", "chunked", "in pieces", "pipelined"],
+)
+def test_a_request_that_offers_another_protocol_is_answered(address, protocol, sent, answers):
+    host, port = address.split(":")
+    offer = b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        for place, piece in enumerate(sent):
+            if place:  # the piece before this one has been read, most likely; either way it has to work
+                time.sleep(0.02)
+            connection.sendall(piece.replace(b"Host: x\r\n", offer % protocol.encode()))
+        received = b""
+        while received.count(b"HTTP/1.1 ") < answers or not received.endswith(b"}"):
+            received += (more := connection.recv(65_536))
+            assert more, received
+    assert received.count(b"HTTP/1.1 200 OK") == answers, received
+    assert received.count(b'"prediction":[3]') == answers - (answers > 1)
+
+
+def test_head_is_get_without_a_body(address):
+    connection = http.client.HTTPConnection(address, timeout=20)
+    for path in ("/livez", "/readyz", "/metrics", "/docs", "/v2", "/nowhere"):
+        replies = []
+        for method in ("GET", "HEAD", "GET"):  # the last shows that the connection is still in order
+            connection.request(method, path)
+            replies.append(connection.getresponse())
+            replies[-1].text = replies[-1].read()
+        get, head, _ = replies
+        assert (head.status, head.text) == (get.status, b"")
+        assert head.getheader("Content-Type") == get.getheader("Content-Type")
+
+
+def test_an_idle_connection_is_kept_as_long_as_the_setting_says(start, model_dir):
+    server = start(model_dir=model_dir, keep_alive_seconds=0.2)
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(GET)
+        while connection.recv(65_536):  # until the server closes it
+            pass
+    assert Settings().keep_alive_seconds == 75
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

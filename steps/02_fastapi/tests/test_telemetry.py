@@ -72,6 +72,21 @@ def test_the_metrics_count_requests_by_route_and_batches(client):
     assert more("predict_seconds_sum") > 0
 
 
+def test_head_is_counted_under_its_route_and_logged_where_get_is(client, capsys):
+    before = samples(client)
+    telemetry.log_lines.flush()
+    capsys.readouterr()
+    asked = {"/livez": 200, "/readyz": 200, "/docs": 200, "/inferir": 405}
+    assert {path: client.head(path).status_code for path in asked} == asked
+    telemetry.log_lines.flush()
+    lines = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    assert [(line["method"], line["path"]) for line in lines] == [("HEAD", "/docs"), ("HEAD", "/inferir")]
+    after = samples(client)
+    for route, status in asked.items():
+        name = f'http_request_duration_seconds_count{{method="HEAD",route="{route}",status="{status}"}}'
+        assert after[name] - before.get(name, 0) == 1
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_a_line_that_stdout_cannot_encode_loses_no_line(client: TestClient, monkeypatch, encoding):
     telemetry.log_lines.flush()

@@ -1,4 +1,4 @@
-"""The public door of the pipeline: POST /inferir takes rows of features or a picture, `/` has a page to draw on."""
+"""The public service of the pipeline: POST /inferir takes rows of features or a picture, `/` has a page to draw on."""
 
 import asyncio
 import gc
@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, bool]]:
         await pipeline.start()
-        # What has been imported stays. A garbage collector that goes through it again halts every request for 70 ms.
+        # What is imported stays in memory. Without freeze(), the garbage collector goes through it again and again.
         gc.collect()
         gc.freeze()
         yield {"leaving": False}
@@ -65,6 +65,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         title="inferir",
         description="Send a row of features or a picture, get the prediction.",
         lifespan=lifespan,
+        redirect_slashes=False,  # behind TLS, a redirect would send clients to http://
         exception_handlers=HANDLERS,
     )
 

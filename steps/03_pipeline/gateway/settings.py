@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(2, ge=0.1, le=60)  # for all services together
     max_body_bytes: int = Field(1_000_000, ge=1)
     drain_seconds: float = Field(2, ge=0, le=3600)
+    keep_alive_seconds: float = Field(75, gt=0, le=3600)  # of an idle connection; longer than a proxy keeps it
     # In a file, since anyone who may inspect the process sees its environment. None: no key is asked for.
     api_key: Annotated[SecretBytes | None, BeforeValidator(read_api_key)] = Field(
         None, validation_alias="api_key_file", validate_default=False
@@ -49,4 +50,5 @@ def read_settings() -> Settings:
         name, value = str(first["loc"][0]), first["input"]
         # Never show a password, nor a key that was given in place of the path of its file.
         shown = "" if "@" in str(value) or name == "api_key_file" else f" is {value!r}"
-        sys.exit(f"{name.upper()}{shown}: {first['msg'].removeprefix('Value error, ')}")
+        sentence = first["msg"].removeprefix("Value error, ").replace("Input", "input", 1)
+        sys.exit(f"{name.upper()}{shown}: {sentence}")

@@ -26,7 +26,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, bool]]:
         service.start()
-        # What is imported stays. Without this, the garbage collector looks through it again, and requests wait.
+        # What is imported stays in memory. Without freeze(), the garbage collector goes through it again and again.
         gc.collect()
         gc.freeze()
         yield {"leaving": False}
@@ -38,6 +38,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         title="preprocess",
         description="Send a picture of a handwritten digit, get its 64 features.",
         lifespan=lifespan,
+        redirect_slashes=False,  # behind TLS, a redirect would send clients to http://
         exception_handlers=HANDLERS,
     )
 

@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     max_pictures: int = Field(64, ge=1)  # waiting for a thread
     threads: int = Field(2, ge=1)
     drain_seconds: float = Field(2, ge=0, le=3600)
+    keep_alive_seconds: float = Field(75, gt=0, le=3600)  # of an idle connection; longer than a proxy keeps it
 
 
 def read_settings() -> Settings:
@@ -29,4 +30,5 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        sys.exit(f"{str(first['loc'][0]).upper()} is {first['input']!r}: {first['msg'].lower()}")
+        sentence = first["msg"].removeprefix("Value error, ").replace("Input", "input", 1)
+        sys.exit(f"{str(first['loc'][0]).upper()} is {first['input']!r}: {sentence}")

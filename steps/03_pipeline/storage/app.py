@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         await service.start()
         if consumer:
             consumer.start()
-        # What is imported stays. Without this, the garbage collector looks through it again, and requests wait.
+        # What is imported stays in memory. Without freeze(), the garbage collector goes through it again and again.
         gc.collect()
         gc.freeze()
         yield {"leaving": False}
@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         title="storage",
         description="Keeps every prediction of the pipeline, once.",
         lifespan=lifespan,
+        redirect_slashes=False,  # behind TLS, a redirect would send clients to http://
         exception_handlers={**HANDLERS, 405: answer_other_method},
     )
 

@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8003, ge=0, le=65_535)
     workers: int = Field(1, ge=1)
-    database_url: str = f"sqlite:///{Path(__file__).parent.as_posix()}/results.db"
+    database_url: str = ""  # empty: results.db beside this file
     # read from the file: a password in DATABASE_URL is visible to everybody who can see the environment of the process
     database_password: str | None = Field(
         None, validation_alias="database_password_file", validate_default=False, repr=False
@@ -30,14 +30,19 @@ class Settings(BaseSettings):
     max_write_bytes: int = Field(4_000_000, ge=1)  # in a request
     max_write_queue: int = Field(4096, ge=1)  # results that wait for a commit
     drain_seconds: float = Field(2, ge=0, le=3600)
+    keep_alive_seconds: float = Field(75, gt=0, le=3600)  # of an idle connection; longer than a proxy keeps it
 
     @field_validator("database_url")
     @classmethod
     def names_a_database(cls, url: str) -> str:
+        if not url:
+            return url
         try:
             parsed = make_url(url)
         except (ArgumentError, ValueError):
             parsed = make_url("neither://")
+        if parsed.drivername == "sqlite" and parsed.query:
+            raise ValueError("what follows a ? is not part of the path: give the file a path without one")
         # In memory, SQLite would give each thread its own database.
         in_file = parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:")
         if not in_file and parsed.drivername != "postgresql+psycopg":
@@ -47,7 +52,7 @@ class Settings(BaseSettings):
     @field_validator("database_password", mode="before")
     @classmethod
     def is_in_a_file(cls, path: str, others: ValidationInfo) -> str:
-        url = make_url(others.data.get("database_url", "sqlite://"))
+        url = make_url(others.data.get("database_url") or "sqlite://")
         if url.drivername == "sqlite" or url.password:
             raise ValueError("it is for a DATABASE_URL of PostgreSQL that has no password itself")
         try:
@@ -73,6 +78,8 @@ class Settings(BaseSettings):
     @property
     def database(self) -> URL:
         """DATABASE_URL, with the password from the file if there is one. Printed, it shows no password."""
+        if not self.database_url:  # as text, a ? in the path would begin options
+            return URL.create("sqlite", database=str(Path(__file__).with_name("results.db")))
         url = make_url(self.database_url)
         return url.set(password=self.database_password) if self.database_password else url
 
@@ -87,4 +94,5 @@ def read_settings() -> Settings:
         name = str(first["loc"][0])
         # Show no password: neither in a URL, nor one that was given in place of its file.
         shown = "" if name.endswith(("_url", "_file")) else f" is {first['input']!r}"
-        sys.exit(f"{name.upper()}{shown}: {first['msg'].removeprefix('Value error, ').lower()}")
+        sentence = first["msg"].removeprefix("Value error, ").replace("Input", "input", 1)
+        sys.exit(f"{name.upper()}{shown}: {sentence}")

@@ -1,4 +1,4 @@
-"""Run uvicorn so that it loses no request when it shuts down."""
+"""Run uvicorn so that it loses no request when it shuts down, and no body of a client that offers another protocol."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,11 @@ import sys
 import tempfile
 from typing import Any, Protocol
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import multiprocess
 
 from chassis.telemetry import LOGGING
@@ -23,6 +25,7 @@ class ServerSettings(Protocol):
     port: int
     workers: int
     drain_seconds: float
+    keep_alive_seconds: float
 
 
 class Config(uvicorn.Config):
@@ -31,6 +34,35 @@ class Config(uvicorn.Config):
     def __init__(self, app: str | ASGIApp, *, drain_seconds: float, **options: Any):
         super().__init__(app, **options)
         self.drain_seconds = drain_seconds
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """HTTP that ignores the offer of another protocol, such as `Upgrade: h2c` from curl --http2 and Java's HttpClient.
+
+    The parser stops at an offer, and uvicorn would read the body as the next request
+    (https://github.com/encode/uvicorn/discussions/2722). So the head is parsed again, without the offer.
+    """
+
+    _read = _rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._rest = data
+        while self._rest:
+            self._read, self._rest = self._rest, b""
+            super().data_received(self._read)
+
+    def _should_upgrade(self) -> bool:
+        # True: uvicorn does not answer yet, and calls handle_websocket_upgrade. CONNECT is no offer and stays as it is.
+        return bool(self.parser.get_method() != b"CONNECT")
+
+    def handle_websocket_upgrade(self) -> None:
+        stopped = sys.exception()
+        assert isinstance(stopped, httptools.HttpParserUpgrade)
+        head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        head += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self._rest = b"\r\n".join([*head, b"", self._read[stopped.args[0] :]])
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
 
 class Server(uvicorn.Server):
@@ -57,13 +89,26 @@ class Server(uvicorn.Server):
 multiprocess.Server = Server  # type: ignore[misc] # replaced on purpose
 
 
+def require_address(host: str) -> None:
+    """End the program if this machine cannot listen at HOST. Other tools set HOST too: conda's compilers do."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        sys.exit(f"HOST is {host!r}: this machine cannot listen there ({reason}). Unset HOST, or set it to 127.0.0.1")
+
+
 def run(factory: str, settings: ServerSettings) -> None:
     """Serve the application that `factory` ("module:function") makes, until a signal ends it."""
+    require_address(settings.host)
     config = Config(
         factory,
         factory=True,
         drain_seconds=settings.drain_seconds,
-        http="httptools",
+        http=HttpProtocol,
+        ws="none",
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
@@ -71,6 +116,7 @@ def run(factory: str, settings: ServerSettings) -> None:
         log_config=LOGGING,
         proxy_headers=False,  # the log shows the address that connected
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=30,  # seconds for answers that are being made
     )
     if settings.workers > 1:

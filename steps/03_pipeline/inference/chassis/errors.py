@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 CLIENT_GONE = 499  # nobody reads this answer; it is for the log and the metrics, as in nginx
 NOT_JSON = "the body is not JSON"
+NOT_UTF8 = "the body is not in UTF-8: send JSON in UTF-8, without a byte order mark"
 TOO_MANY_DIGITS = "a number in the body has too many digits"
 WRONG_TYPE = "send JSON, with the header Content-Type: application/json"
 
@@ -97,11 +98,16 @@ def find_body_error(request: Request, error: RequestValidationError) -> RequestE
     return RequestError(422, TOO_MANY_DIGITS) if first["type"] == "too_many_digits" else None
 
 
+def lower_first(message: str) -> str:
+    """Return a message of Pydantic's as part of a sentence. Its other capitals may matter: FP32, [A-Z]."""
+    return message[:1].lower() + message[1:]
+
+
 async def answer_invalid(request: Request, error: RequestValidationError) -> Response:
     """Answer a request that does not have the types of its route."""
     first: dict[str, Any] = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
-    found = find_body_error(request, error) or RequestError(422, f"{place}: {first['msg'].lower()}")
+    found = find_body_error(request, error) or RequestError(422, f"{place}: {lower_first(first['msg'])}")
     return await answer_request_error(request, found)
 
 

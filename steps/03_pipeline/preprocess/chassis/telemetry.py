@@ -21,6 +21,9 @@ from prometheus_client import REGISTRY, CollectorRegistry, Histogram, generate_l
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+if not os.path.isdir(os.environ.get("PROMETHEUS_MULTIPROC_DIR", ".")):  # the first metric would be a traceback
+    sys.exit(f"PROMETHEUS_MULTIPROC_DIR is {os.environ['PROMETHEUS_MULTIPROC_DIR']!r}: there is no such folder")
+
 SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
 REQUESTS = Histogram(
     "http_request_duration_seconds", "From request to response", ["method", "route", "status"], buckets=SECONDS
@@ -40,7 +43,7 @@ def metrics() -> bytes:
 
 
 class Telemetry:
-    """ASGI middleware: give each request an id, measure it, and write its line of the log."""
+    """ASGI middleware: give each request an id, measure it, and write its line of the log. HEAD is answered as GET."""
 
     def __init__(self, app: ASGIApp, max_id: int = 4096):
         self.app, self.max_id = app, max_id  # characters: requests that share a call send the ids of all
@@ -48,6 +51,9 @@ class Telemetry:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        method = scope["method"]
+        if method == "HEAD":  # FastAPI's GET routes do not take it. uvicorn leaves the body out of the response.
+            scope = {**scope, "method": "GET"}
         begin, status = perf_counter(), 500  # what the client gets if the application fails
         own_id = id_of(scope["headers"], self.max_id)
         request_id.set(own_id)
@@ -65,10 +71,10 @@ class Telemetry:
             took = perf_counter() - begin
             # The route, not the path: clients can invent any number of paths, and each label is kept for ever.
             route = getattr(scope.get("route"), "path", "other")
-            REQUESTS.labels(scope["method"], route, status).observe(took)
+            REQUESTS.labels(method, route, status).observe(took)
             if status >= 400 or route not in PROBES:
                 line = {"time": datetime.now(UTC), "level": "INFO", "request_id": own_id, "message": "request"}
-                line |= {"client": scope["client"] and scope["client"][0], "method": scope["method"]}
+                line |= {"client": scope["client"] and scope["client"][0], "method": method}
                 log_lines.write(line | {"path": scope["path"][:200], "status": status, "ms": round(1000 * took, 3)})
 
 
