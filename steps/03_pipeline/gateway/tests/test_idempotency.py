@@ -111,13 +111,14 @@ def test_of_two_answers_at_once_both_clients_get_the_one_that_is_stored(keyed, i
     both, models = threading.Barrier(2), itertools.count()
 
     def predict(body: bytes) -> tuple[int, dict]:
-        both.wait(10)
-        return 200, {"prediction": [next(models)], "probabilities": [[0.1] * 10], "model": MODEL}
+        rows = len(json.loads(body)["features"])
+        if rows == 1:  # else both requests share this call
+            both.wait(10)
+        return 200, {"prediction": [next(models) for _ in range(rows)], "model": MODEL}
 
     inference.answers["/inferir"] = predict
     with ThreadPoolExecutor(2) as clients:
         replies = list(clients.map(lambda _: send(keyed.client, "race").json(), range(2)))
-    assert len(inference.bodies("/inferir")) == 2
     (answer,) = {(reply["prediction"][0], reply["id"], reply["stored"]) for reply in replies}
     first = keyed.recorded()[0]  # storage keeps the first of an id
     assert (first["prediction"], first["id"], keyed.promise) == answer
