@@ -1,4 +1,4 @@
-"""What a folder holds as a copy, so that it stands alone. Bring all copies in line: python tests/copies.py"""
+"""Files that exist in several folders, so that each folder can be copied out. python tests/copies.py updates them."""
 
 import shutil
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Every test, with the seconds that each part takes: python3 start.py test
 
---quick leaves out what needs Docker, a browser or a notebook.
+--quick skips what needs Docker, a browser or a notebook.
 
 A part is one pytest process. Two lanes work side by side: one begins with the parts that need Docker, the other with
 the rest, and the lane that ends first helps the other. What compares times has the machine to itself, at the end. What
@@ -26,7 +26,7 @@ DOCKER = ["steps/04_docker/tests", "notebooks/04_*.ipynb"]
 DOCKER += [f"tests/test_{name}.py" for name in ("containers", "docker_readmes", "images")]
 ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "steps/04_docker/tests/test_scaling.py"]
 QUICK = ["steps/0[123]*/tests", "steps/0[123]*/*/tests"]
-QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "locks", "notebooks", "project", "run", "stubs")]
+QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "notebooks", "project", "run", "stubs")]
 TOGETHER = QUICK  # files of one folder that share a process, since each takes a second or two
 PORTS = ["20000-24999", "25000-29999"]  # of each lane: two services must not get the same
 
@@ -74,7 +74,7 @@ class Part:
 
 
 def count(printed: str) -> Counter[str]:
-    """The numbers in the last line of pytest: passed, failed, error, skipped and so on."""
+    """Return the numbers in the last line of pytest: passed, failed, error, skipped and so on."""
     lines = re.sub(r"\x1b\[[\d;]*m", "", printed).splitlines()
     closing = next((line for line in reversed(lines) if re.search(r" in [\d.]+s\b", line)), "")
     found = re.findall(r"(\d+) (passed|failed|error|skipped|deselected|xfailed|xpassed|warning)s?\b", closing)
@@ -137,7 +137,7 @@ def run(stages: list[list[list[Part]]]) -> None:
 
 
 def report(done: list[Part], seconds: float) -> bool:
-    """Print the seconds of each part, the longest first, and a closing line like pytest's. Tell whether all passed."""
+    """Print the seconds of each part, the longest first, and a last line like pytest's. Return whether all passed."""
     print("\nseconds  part")
     for part in sorted(done, key=lambda part: -part.seconds):
         print(f"{part.seconds:7.0f}  {part.name}{'  FAILED' if part.failed else ''}")

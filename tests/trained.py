@@ -15,12 +15,12 @@ LIBRARIES = ["joblib", "numpy", "scikit-learn", "scipy", "skl2onnx"]
 
 
 def trained(step: str) -> Path:
-    """The folder of a step's trained model. It is trained if the code, a library or Python is another than before.
+    """The folder of a step's trained model. It is trained if the code, a library or Python has changed.
 
     Step 03 has the model of step 02. Copy the folder before you change it.
     """
     step = step.partition("/")[0].partition("+")[0]
-    step = {"03_pipeline": "02_fastapi"}.get(step, step)  # its inference service trains with those very files
+    step = {"03_pipeline": "02_fastapi"}.get(step, step)  # its inference service trains with the same files
     folder = KEPT / f"{step}-{fingerprint(ROOT / 'steps' / step)}"
     if not folder.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def trained(step: str) -> Path:
             )
             try:
                 model.rename(folder)
-            except OSError:  # tests that run side by side have trained the same
+            except OSError:  # another test has trained the same model meanwhile
                 if not folder.exists():
                     raise
         for old in sorted(KEPT.glob(f"{step}-*"), key=lambda kept: kept.stat().st_mtime)[:-3]:
