@@ -56,7 +56,7 @@ def trained() -> Callable[[str], Path]:
 
 @contextmanager
 def serve(step: str, wait_for: str = "/readyz", **env: str) -> Iterator[Service]:
-    """Run a step, however many services it has, and give its public door. After a "+" it names wires."""
+    """Run a step, however many services it has, and return the one that clients talk to. After a "+" it names wires."""
     with serve_all(step, wait_for, **env) as services:
         yield services["gateway"]
 

@@ -51,12 +51,12 @@ def opened(services, page: Page):
 
 
 @contextmanager
-def watched(page: Page, door: str) -> Iterator[None]:
+def watched(page: Page, gateway_url: str) -> Iterator[None]:
     """Load the page. A request to another host, an error, or a breach of its policy fails the test."""
     elsewhere, errors = [], []
 
     def remember(request):
-        if not request.url.startswith((door, "data:", "blob:")):
+        if not request.url.startswith((gateway_url, "data:", "blob:")):
             elsewhere.append(request.url)
 
     def complain(error):
@@ -69,7 +69,7 @@ def watched(page: Page, door: str) -> Iterator[None]:
     listeners = {"request": remember, "pageerror": complain, "console": read}
     for event, listener in listeners.items():
         page.on(event, listener)
-    page.goto(door)
+    page.goto(gateway_url)
     yield
     page.unroute_all()
     for event, listener in listeners.items():

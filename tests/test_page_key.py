@@ -30,7 +30,7 @@ def services(trained, tmp_path_factory, key_file):
 
 
 @pytest.fixture
-def door(services) -> str:
+def gateway_url(services) -> str:
     return services["gateway"].url
 
 
@@ -43,8 +43,8 @@ def tab(page: Page):
 
 
 @pytest.fixture
-def opened(tab: Page, door: str):
-    with watched(tab, door):
+def opened(tab: Page, gateway_url: str):
+    with watched(tab, gateway_url):
         yield tab
 
 
@@ -79,10 +79,10 @@ def test_the_page_asks_for_the_key_and_then_does_what_it_could_not_do(opened):
     expect(opened.locator("#results tbody tr").first.locator("td").nth(1)).to_have_text("3")
 
 
-def test_the_key_lasts_as_long_as_the_tab(opened, door):
+def test_the_key_lasts_as_long_as_the_tab(opened, gateway_url):
     enter(opened, KEY)
     assert_all_is_there(opened)
-    with opened.expect_response(f"{door}/services") as services:
+    with opened.expect_response(f"{gateway_url}/services") as services:
         opened.reload()
     assert services.value.status == 200
     draw(opened, DIGITS[7])
@@ -90,7 +90,7 @@ def test_the_key_lasts_as_long_as_the_tab(opened, door):
     assert_all_is_there(opened)
 
     another = opened.context.new_page()
-    another.goto(door)
+    another.goto(gateway_url)
     expect(another.locator("#key")).to_be_visible()
 
 
@@ -120,9 +120,9 @@ def test_when_the_key_changes_the_page_asks_for_the_new_one(opened, services, ke
         services["gateway"].restart()
 
 
-def test_a_browser_that_forbids_storage_is_asked_again(tab, door):
+def test_a_browser_that_forbids_storage_is_asked_again(tab, gateway_url):
     tab.add_init_script("Object.defineProperty(window, 'sessionStorage', { get() { throw new Error('forbidden'); } });")
-    with watched(tab, door):
+    with watched(tab, gateway_url):
         for _ in range(2):
             enter(tab, KEY)
             assert_all_is_there(tab)
@@ -143,8 +143,8 @@ def test_the_question_for_the_key_fits_and_is_legible(opened, scheme, width):
         assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) >= contrast
 
 
-def test_the_manual_takes_the_key(tab, door):
-    tab.goto(f"{door}/docs")
+def test_the_manual_takes_the_key(tab, gateway_url):
+    tab.goto(f"{gateway_url}/docs")
     tab.get_by_role("button", name="Authorize").click()
     tab.locator(".auth-container input").fill(KEY)
     tab.locator(".auth-container").get_by_role("button", name="Apply credentials").click()

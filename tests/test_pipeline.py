@@ -29,19 +29,19 @@ class Pipeline:
         addresses = f"http://127.0.0.1:{free_port()},http://127.0.0.1:{self.spare}"
         self.env = {**env, "PREPROCESS_URL": addresses}
         self.services: dict[str, Service] = launch_pipeline(**self.env)
-        self.door = self.services["gateway"].url
+        self.gateway_url = self.services["gateway"].url
 
     def post(self, **sent) -> requests.Response:
-        return requests.post(self.door + "/inferir", timeout=10, **sent)
+        return requests.post(self.gateway_url + "/inferir", timeout=10, **sent)
 
     def get(self, path: str) -> requests.Response:
-        return requests.get(self.door + path, timeout=10)
+        return requests.get(self.gateway_url + path, timeout=10)
 
     def pids(self) -> dict[str, int]:
         return {name: service.process().pid for name, service in self.services.items()}
 
     def stored(self) -> list[dict]:
-        """All results, by way of the door, newest first."""
+        """All results, from the gateway, newest first."""
         results, page = [], {"next": None}
         while not results or page["next"]:
             before = f"&before={page['next']}" if page["next"] else ""
@@ -145,7 +145,7 @@ def test_a_service_that_is_gone_takes_only_its_own_work_along(pipeline, name, ho
 
 
 def test_a_storage_killed_under_load_keeps_what_was_promised_once_and_fails_nobody(pipeline):
-    with pipeline.load(lambda session: session.post(pipeline.door + "/inferir", timeout=10, **ROW)) as replies:
+    with pipeline.load(lambda session: session.post(pipeline.gateway_url + "/inferir", timeout=10, **ROW)) as replies:
         for _ in range(3):
             enough = len(replies) + 200
             wait_until(lambda: len(replies) > enough)  # noqa: B023
@@ -166,7 +166,9 @@ def test_preprocess_is_replaced_under_load_and_nobody_notices(pipeline):
     before = pipeline.pids()
     old = pipeline.services["preprocess"]
     assert pipeline.post(**DRAWING).json()["preprocess"] == "v2"
-    with pipeline.load(lambda session: session.post(pipeline.door + "/inferir", timeout=10, **DRAWING)) as replies:
+    with pipeline.load(
+        lambda session: session.post(pipeline.gateway_url + "/inferir", timeout=10, **DRAWING)
+    ) as replies:
         env = {**pipeline.env, "PREPROCESS_VERSION": "v1"}
         pipeline.services["preprocess"] = launch("03_pipeline/preprocess", env=env, port=pipeline.spare)
         old.stop()

@@ -29,7 +29,7 @@ SERVERS = {
     "03_pipeline": r"python run\.py",
 }
 
-# The services behind the door of step 03 listen here: their own ports may be taken.
+# The services behind the gateway of step 03 listen here: their own ports may be taken.
 BEHIND = {setting: free_port() for setting in ("PREPROCESS_URL", "INFERENCE_URL", "STORAGE_URL")}
 
 NOT_COPIED = shutil.ignore_patterns("model", ".venv*", "__pycache__", ".*_cache", "node_modules")

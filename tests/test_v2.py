@@ -1,4 +1,4 @@
-"""The Open Inference Protocol as a client library of somebody else speaks it."""
+"""The Open Inference Protocol as an independent client library speaks it."""
 
 import json
 

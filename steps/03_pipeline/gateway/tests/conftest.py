@@ -148,7 +148,7 @@ def names():
 
 @pytest.fixture
 def addresses():
-    """Four addresses of this machine. A name stands for addresses; replicas at other ports it cannot tell of."""
+    """Four addresses of this machine. A name stands for addresses, not for ports."""
     try:
         for address in ADDRESSES:
             with socket.socket() as candidate:

@@ -98,7 +98,7 @@ class Fake:
         self._thread.start()
 
     def stop(self) -> None:
-        """Be gone: nobody listens, and kept connections are cut."""
+        """Refuse new connections and cut the kept ones."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)

@@ -33,7 +33,7 @@ def predict(request, context, version: str = MODEL["version"]) -> pb.ModelInferR
 
 
 def refuse(code: grpc.StatusCode, sentence: str):
-    """An answer that is none."""
+    """An answer that makes no sense."""
 
     def answer(request, context):
         context.abort(code, sentence)
@@ -93,11 +93,11 @@ class Replica(GRPCInferenceServiceServicer):
 
 
 def serve(pipe, port: int) -> None:
-    """Be a replica whose model has the port as its version, so that answers tell who has given them."""
+    """Be a replica whose model has the port as its version, so that an answer shows which replica gave it."""
     replica = Replica(port=port)
     replica.answer = lambda request, context: predict(request, context, str(replica.port))
     pipe.send(replica.port)
-    pipe.poll(None)  # until nobody is there to kill it any more
+    pipe.poll(None)  # until the test is gone and cannot kill it any more
 
 
 class Process:

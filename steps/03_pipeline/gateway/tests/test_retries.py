@@ -78,7 +78,7 @@ def test_a_replica_that_says_503_is_passed_over(open_gateway, preprocess):
 def test_a_replica_that_does_not_take_connections_is_passed_over(open_gateway, preprocess):
     with ExitStack() as stack:
         deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):  # nobody accepts them, so the queue is full, and further ones get no answer
+        for _ in range(4):  # they are not accepted, so the queue is full, and further ones get no answer
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(deaf.getsockname())
