@@ -5,8 +5,10 @@ Settings are environment variables: HOST, PORT, MODEL_DIR, MAX_BODY_BYTES (READM
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flask import Flask, request
@@ -36,6 +38,15 @@ else:
     NUMBER = "a number that fits into a float32"
 
 
+class EncodedBody(UnsupportedMediaType):
+    """415 for a compressed body. Accept-Encoding tells clients how to send it instead."""
+
+    description = "send the body as it is, without a Content-Encoding"
+
+    def get_headers(self, *arguments: Any) -> list[tuple[str, str]]:
+        return [*super().get_headers(*arguments), ("Accept-Encoding", "identity")]
+
+
 def number_setting(name: str, default: int, most: int) -> int:
     """Read a whole number from the environment, or end the program with a sentence that names the setting."""
     value = os.environ.get(name) or str(default)
@@ -44,14 +55,29 @@ def number_setting(name: str, default: int, most: int) -> int:
     return int(value)
 
 
+def host_setting() -> str:
+    """Read HOST, or end the program if this machine cannot listen there. Other tools set HOST too: conda's do."""
+    host = os.environ.get("HOST") or "127.0.0.1"
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        sys.exit(f"HOST is {host!r}: this machine cannot listen there ({reason}). Unset HOST, or set it to 127.0.0.1")
+    return host
+
+
 def parse_row(body: bytes) -> np.ndarray:
     """Return the row of features in a request body, as float32 of shape (1, features).
 
-    Raises BadRequest if the body is not JSON, and UnprocessableEntity if it is JSON without a row as in contract.py.
+    Raises BadRequest if the body is not JSON in UTF-8, and UnprocessableEntity if it has no row as in contract.py.
     """
+    if b"\0" in body[:4] or body.startswith((b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe")):  # json would read UTF-16
+        raise BadRequest("the body is not in UTF-8: send JSON in UTF-8, without a byte order mark")
     try:
         # As floats, numbers of any length can be compared. Python refuses to read an int of more than 4,300 digits.
-        payload = json.loads(body, parse_int=float)
+        payload = json.loads(body.decode(), parse_int=float)
     except (ValueError, RecursionError) as error:
         raise BadRequest("the body is not JSON") from error
     if not isinstance(payload, dict) or "features" not in payload:
@@ -93,6 +119,8 @@ def create_app(model_dir: str | Path | None = None) -> Flask:
         estimator = require_model()
         if request.mimetype != "application/json":
             raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
+        if request.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
+            raise EncodedBody
         body = request.get_data()
         if len(body) > limit:
             raise RequestEntityTooLarge
@@ -126,4 +154,4 @@ def create_app(model_dir: str | Path | None = None) -> Flask:
 
 
 if __name__ == "__main__":
-    create_app().run(host=os.environ.get("HOST") or "127.0.0.1", port=number_setting("PORT", 8000, most=65_535))
+    create_app().run(host=host_setting(), port=number_setting("PORT", 8000, most=65_535))

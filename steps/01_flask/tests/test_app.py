@@ -49,10 +49,27 @@ def test_features_that_are_no_row_get_422_and_a_sentence(client, features, sente
     assert (reply.status_code, reply.json) == (422, {"error": sentence})
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 900_000], ids=["empty", "cut off", "binary", "deep"])
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 900_000], ids=["empty", "cut off", "binary", "deep"])
 def test_a_body_that_is_not_json_gets_400(client, body):
     reply = client.post("/inferir", data=body, content_type="application/json")
     assert (reply.status_code, reply.json) == (400, {"error": "the body is not JSON"})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_json_in_another_encoding_than_utf_8_gets_400(client, encoding):
+    reply = client.post("/inferir", data=SAMPLE.read_text().encode(encoding), content_type="application/json")
+    sentence = "the body is not in UTF-8: send JSON in UTF-8, without a byte order mark"
+    assert (reply.status_code, reply.json) == (400, {"error": sentence})
+
+
+def test_a_body_with_a_content_encoding_gets_415(client):
+    for encoding, status in (("gzip", 415), ("identity, br", 415), ("Identity", 200)):
+        headers = {"Content-Encoding": encoding}
+        reply = client.post("/inferir", data=SAMPLE.read_bytes(), content_type="application/json", headers=headers)
+        assert reply.status_code == status
+        if status == 415:
+            assert reply.json == {"error": "send the body as it is, without a Content-Encoding"}
+            assert reply.headers["Accept-Encoding"] == "identity"
 
 
 def test_a_number_too_long_for_python_is_outside_the_range(client):
@@ -127,6 +144,13 @@ def test_a_setting_that_is_no_such_number_ends_the_program_with_a_sentence(monke
     monkeypatch.setenv("PORT", value)
     with pytest.raises(SystemExit, match=f"PORT must be a whole number up to 65,535, not '{value}'"):
         app.number_setting("PORT", 8000, most=65_535)
+
+
+@pytest.mark.parametrize("host", ["x86_64-conda-linux-gnu", "192.0.2.1", "a" * 64])
+def test_a_host_that_is_not_of_this_machine_ends_the_program_with_a_sentence(monkeypatch, host):
+    monkeypatch.setenv("HOST", host)
+    with pytest.raises(SystemExit, match=f"^HOST is '{host}': this machine cannot listen there"):
+        app.host_setting()
 
 
 @pytest.mark.parametrize(
