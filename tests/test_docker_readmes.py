@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from conftest import STEPS, skip
+from conftest import STEPS, skip, wait_until
 from lab.containers import missing
 from lab.launch import free_port
 from test_starters import BLANKS_AND_DOTS, NOT_COPIED, fenced, on_port, run, sections
@@ -36,7 +36,5 @@ def test_a_step_runs_in_a_container_as_its_readme_says(step, name, tmp_path):
             printed = run(script.replace(IMAGES[step], name), folder)
         elif language == "text":
             assert doctest.OutputChecker().check_output(content, printed, BLANKS_AND_DOTS), printed
-    left = subprocess.run(
-        ["docker", "ps", "--all", "--quiet", f"--filter=name={name}"], capture_output=True, text=True, timeout=60
-    )
-    assert left.stdout == ""
+    left = ["docker", "ps", "--all", "--quiet", f"--filter=name={name}"]  # --rm removes it a moment after it has ended
+    wait_until(lambda: not subprocess.run(left, capture_output=True, text=True, timeout=60).stdout)
