@@ -1,6 +1,6 @@
 """Every test, with the seconds that each part takes: python3 start.py test
 
---quick skips what needs Docker, a browser or a notebook.
+--quick skips what needs Docker, a browser or a notebook, and in the steps what starts processes or waits: see SLOW.
 
 A part is one pytest process. Two lanes work side by side: one begins with the parts that need Docker, the other with
 the rest, and the lane that ends first helps the other. What compares times has the machine to itself, at the end. What
@@ -25,8 +25,16 @@ from trained import ROOT, trained
 DOCKER = ["steps/04_docker/tests", "notebooks/04_*.ipynb"]
 DOCKER += [f"tests/test_{name}.py" for name in ("containers", "docker_readmes", "images")]
 ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "steps/04_docker/tests/test_scaling.py"]
-QUICK = ["steps/0[123]*/tests", "steps/0[123]*/*/tests"]
+QUICK = ["steps/0[12]*/tests", "steps/03_pipeline/*/tests"]
 QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "notebooks", "project", "run", "stubs")]
+# Files of the steps that start processes or a message broker, train a model, or wait until a time is over.
+SLOW = ["server", "process", "train", "readme", "crash*", "*outages", "*faults", "*nats*", "dead_letters", "retries"]
+SLOW += ["api_key_file", "grpc_health", "grpc_replicas", "grpc_shutdown"]
+# What takes longest begins first, so that no lane ends long after the other. What is not named here comes last.
+LONGEST_FIRST = ["tests/test_make_it_yours.py", "tests/test_start.py", "steps/03_pipeline/tests"]
+LONGEST_FIRST += ["tests/test_project.py", "tests/test_images.py", "notebooks/*.ipynb", "steps/02_fastapi/tests"]
+LONGEST_FIRST += ["steps/03_pipeline/*/tests", "tests/test_browser.py", "tests/test_wires.py", "tests/test_starters.py"]
+LONGEST_FIRST += ["tests/test_pipeline.py"]
 TOGETHER = QUICK  # files of one folder that share a process, since each takes a second or two
 PORTS = ["20000-24999", "25000-29999"]  # of each lane: two services must not get the same
 
@@ -98,13 +106,21 @@ def parts(names: set[str]) -> list[Part]:
             groups[folder].append(f"tests/{inside}")
         else:
             groups["short" if name in files(*TOGETHER) else name].append(name)
-    return [Part(ROOT / key if key.endswith("/") else ROOT, group) for key, group in groups.items()]
+    order = [files(pattern) for pattern in LONGEST_FIRST]
+
+    def place(part: Part) -> int:
+        names = {(part.folder / name).relative_to(ROOT).as_posix() for name in part.files}
+        return next((place for place, long in enumerate(order) if names & long), len(order))
+
+    made = [Part(ROOT / key if key.endswith("/") else ROOT, group) for key, group in groups.items()]
+    return sorted(made, key=place)
 
 
 def plan(quick: bool) -> list[list[list[Part]]]:
     """The stages, one after the other, each with the lanes that work side by side in it and what they begin with."""
     if quick:
-        return [[parts(files(*QUICK)), []]]
+        slow = files(*(f"steps/**/tests/test_{name}.py" for name in SLOW))
+        return [[parts(files(*QUICK) - slow), []]]
     alone, docker = files(*ALONE), files(*DOCKER) - files(*ALONE)
     rest = files("tests", "notebooks/*.ipynb", "steps/*/tests", "steps/*/*/tests") - alone - docker
     return [[parts(rest), parts(docker)], [parts(alone)]]
