@@ -26,6 +26,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent
 LOCK = ROOT / "requirements.lock"
@@ -36,6 +37,9 @@ DISK_GB = 2  # .venv and the downloads it came from
 FIRST_PAGE = "/lab/tree/notebooks/00_train_and_pickle.ipynb"
 LAB = ["-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", f"--LabApp.default_url={FIRST_PAGE}"]
 NO_NEWS = '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'  # or it asks when it opens
+LEAKS = ["PYTHONPATH", "PYTHONHOME", "JUPYTER_PATH", "PYTEST_PLUGINS", "PIP_TARGET", "PIP_PREFIX"]
+LEAKS += ["HOST", "PORT", "WORKERS", "DATABASE_URL"]  # settings of the services that other programs use, too
+LEAKS += ["PYTHONDONTWRITEBYTECODE"]  # with it, each process compiles scikit-learn again, for three seconds
 EVERY_TEST, PYTEST = ["tests/run.py"], ["-m", "pytest"]
 COMMANDS = ["lab", "test", "check"]
 PORTS = {8000: "a step's door", 8001: "preprocess", 8002: "inference", 8012: "gRPC", 8003: "storage", 4222: "broker"}
@@ -61,32 +65,59 @@ def is_set_up() -> bool:
     return STAMP.exists() and STAMP.read_text() == fingerprint() and succeeds(BIN / "python", "-c", "")
 
 
+def stop(reason: str) -> NoReturn:
+    sys.exit(f"{reason} Then run this again.")
+
+
+def run(*command: "str | Path") -> None:
+    """Run a tool, which prints what it does and why it fails. If it fails, end the program."""
+    try:
+        if subprocess.call(command) == 0:
+            return
+    except OSError as error:
+        print(error, file=sys.stderr)
+    stop(f"The set-up is not complete: `{Path(command[0]).stem}` failed, and says why above. Mend that.")
+
+
 def set_up() -> None:
     """Make a new .venv from the lock. Each download is checked against its hash, and kept in uv's own cache."""
     if shutil.disk_usage(ROOT).free < DISK_GB * 1e9:
-        sys.exit(f"The disk is nearly full: free {DISK_GB} GB, then run this again.")
+        stop(f"The disk is nearly full: free {DISK_GB} GB.")
+    if VENV.is_symlink() or VENV.is_file():
+        stop(f"{VENV} is a link or a file, not a folder: move it away.")
+    for folder in (ROOT, VENV):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            stop(f"You may not write to {folder}: copy the project to a folder of your own, or change its owner.")
     print(f"Setting up {VENV} (once; about 310 MB to download)", flush=True)
     deadline = time.monotonic() + 15  # a process of an interrupted set-up may still write there
     while VENV.exists():
         shutil.rmtree(VENV, ignore_errors=True)
         time.sleep(0.1)
         if time.monotonic() > deadline:
-            sys.exit(f"{VENV} cannot be replaced: stop what runs from it (JupyterLab?), then run this again.")
-    uv = shutil.which("uv")
+            stop(f"{VENV} cannot be replaced: stop what runs from it (JupyterLab?), or remove it yourself.")
     python = getattr(sys, "_base_executable", sys.executable)  # sys.executable may be in the .venv just removed
-    if not (succeeds(uv, "venv", "--python", python, VENV) if uv else succeeds(python, "-m", "venv", VENV)):
-        sys.exit(f"Python could not make {VENV}: on Debian and Ubuntu, `apt install python3-venv` first.")
-    if not uv:
+    uv = shutil.which("uv")
+    if uv and succeeds(uv, "--version"):  # pyenv puts programs on PATH that only say that they are not installed
+        run(uv, "venv", "--quiet", "--python", python, VENV)
+    else:
+        run(python, "-m", "venv", VENV)
         print("Fetching uv, which fetches the rest", flush=True)
         uv, pinned = str(BIN / "uv"), VENV / "uv.txt"
         pinned.write_text("\n".join(re.findall(r"^uv==(?:.*\\\n)*.*", LOCK.read_text(), re.MULTILINE)))
-        if subprocess.call([BIN / "python", "-m", "pip", "install", "--require-hashes", "--retries=1", "-r", pinned]):
-            sys.exit("uv could not be downloaded: check the network and run this again, or install uv yourself.")
-    if subprocess.call([uv, "pip", "sync", "--require-hashes", "--python", VENV, LOCK]):
-        sys.exit("The set-up is not complete: check the network (uv says more above), then run this again.")
+        run(BIN / "python", "-m", "pip", "install", "--require-hashes", "--retries=1", "-r", pinned)
+    run(uv, "pip", "sync", "--require-hashes", "--python", VENV, LOCK)
     (VENV / "etc/jupyter/labconfig").mkdir(parents=True, exist_ok=True)
     (VENV / "etc/jupyter/labconfig/page_config.json").write_text(NO_NEWS)
     STAMP.write_text(fingerprint())
+
+
+def clean_environment() -> None:
+    """Drop what would change what we start, and hand pip's mirror on to uv."""
+    for name in LEAKS:
+        os.environ.pop(name, None)
+    os.environ["PIP_USER"] = "0"  # pip's own settings may say otherwise
+    if os.environ.get("PIP_INDEX_URL"):
+        os.environ.setdefault("UV_INDEX_URL", os.environ["PIP_INDEX_URL"])
 
 
 def check() -> None:
@@ -123,13 +154,13 @@ def main(arguments: list) -> int:
         return 0
     if command not in COMMANDS:
         sys.exit(f"There is no `start.py {command}`: it is lab (or nothing), test or check.")
+    clean_environment()
     if command == "check":
         check()
         return 0
     if not is_set_up():
         set_up()
     os.chdir(ROOT)
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process compiles scikit-learn again, for three seconds
     takes_over = [str(BIN / "python"), *program(command, arguments)]
     if os.name != "nt":
         os.execv(takes_over[0], takes_over)
@@ -141,3 +172,5 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit("Interrupted: run the same command again.")
+    except OSError as error:
+        sys.exit(f"The set-up cannot go on: {error}")

@@ -135,7 +135,83 @@ def test_without_a_network_a_sentence_says_so(project, tmp_path, path):
     empty = {"UV_CACHE_DIR": str(tmp_path / "cache"), "PIP_NO_CACHE_DIR": "1", "PIP_FIND_LINKS": ""}
     done = run(project, path=path, **nowhere, **empty)
     assert done.returncode == 1
-    assert "check the network" in done.stderr.splitlines()[-1]
+    *_, said, last = done.stderr.splitlines()
+    tool = "uv" if path else "python"
+    assert re.match(rf"The set-up is not complete: `{tool}.*` failed, and says why above", last), done.stderr
+    assert re.search("connect|proxy|No matching distribution", done.stderr, re.IGNORECASE), said
+
+
+@POSIX_ONLY
+def test_a_uv_that_does_not_work_is_not_used(project, tmp_path):
+    shim = tmp_path / "shims" / "uv"  # as pyenv makes them
+    shim.parent.mkdir()
+    shim.write_text("#!/bin/sh\necho 'pyenv: uv: command not found' >&2\nexit 127\n")
+    shim.chmod(0o755)
+    done = run(project, "test", "--version", path=str(shim.parent))
+    assert done.returncode == 0, done.stderr
+    assert "Fetching uv" in done.stdout
+
+
+def test_what_pip_and_python_are_told_elsewhere_changes_nothing(project, tmp_path):
+    (tmp_path / "plugin.py").write_text("raise SystemExit('a plugin of somebody else')\n")
+    elsewhere = {name: str(tmp_path / "elsewhere") for name in ("PIP_TARGET", "PIP_PREFIX")}
+    env = {"PIP_USER": "1", "PYTHONPATH": str(tmp_path), "PYTEST_PLUGINS": "plugin", **elsewhere}
+    done = run(project, "test", "--version", **env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().splitlines()[-1].startswith("pytest ")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_mirror_of_pip_is_used_by_uv(project, tmp_path):
+    mirror = {"PIP_INDEX_URL": "http://127.0.0.1:9/a-mirror", "UV_CACHE_DIR": str(tmp_path), "UV_HTTP_RETRIES": "0"}
+    done = run(project, path=WITH_UV, **mirror)
+    assert done.returncode == 1
+    assert "127.0.0.1:9/a-mirror" in done.stderr
+
+
+@POSIX_ONLY
+def test_a_home_that_cannot_be_written_to_is_shown_as_the_cause(project, tmp_path):
+    home = tmp_path / "home"
+    home.write_text("")
+    env = {"HOME": str(home), "XDG_CACHE_HOME": "", "UV_CACHE_DIR": ""}
+    done = run(project, path=WITH_UV, **env)
+    assert done.returncode == 1
+    assert str(home) in done.stderr
+    assert "`uv` failed, and says why above" in done.stderr.splitlines()[-1]
+
+
+@POSIX_ONLY
+def test_a_folder_with_a_colon_in_its_name_is_shown_as_the_cause(project):
+    with_colon = project.rename(project.parent / "a:project")
+    done = run(with_colon)
+    assert done.returncode == 1
+    assert "PATH separator" in done.stdout + done.stderr
+    assert "failed, and says why above" in done.stderr.splitlines()[-1]
+
+
+@POSIX_ONLY
+@pytest.mark.parametrize("kind", ["file", "link", "link to nothing"])
+def test_a_venv_that_is_no_folder_is_left_alone(project, tmp_path, kind):
+    venv, target = project / ".venv", tmp_path / "elsewhere"
+    if kind == "file":
+        venv.write_text("mine")
+    else:
+        venv.symlink_to(target)
+    if kind == "link":
+        target.mkdir()
+    done = run(project)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"{venv} is a link or a file, not a folder: move it away. Then run this again.\n",
+    )
+    assert os.path.lexists(venv)
+
+
+def test_a_folder_of_another_user_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(SystemExit, match="You may not write to .*: copy the project to a folder of your own"):
+        start.set_up()
 
 
 @pytest.mark.parametrize("version", [(3, 6, 15), (3, 10, 13), (3, 15, 0)])
