@@ -1,6 +1,10 @@
 """Settings, all of them environment variables."""
 
+import os
 import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +33,26 @@ def test_settings_come_from_the_environment_and_an_empty_one_is_none(monkeypatch
     ((factory, settings),) = started
     assert factory == "app:create_app"
     assert (settings.host, settings.port, settings.model_dir) == ("0.0.0.0", 8000, tmp_path)
+
+
+@pytest.mark.parametrize("host", ["x86_64-conda-linux-gnu", "192.0.2.1", "a" * 64])
+def test_a_host_that_is_not_of_this_machine_ends_the_program_with_a_sentence(monkeypatch, host):
+    monkeypatch.setenv("HOST", host)
+    with pytest.raises(SystemExit, match=f"^HOST is '{host}': this machine cannot listen there"):
+        server.run("app:create_app", read_settings())
+
+
+def test_a_folder_for_metrics_that_is_not_there_ends_the_program_with_a_sentence(tmp_path):
+    folder = tmp_path / "not there"
+    done = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=Path(app.__file__).parent,
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"PROMETHEUS_MULTIPROC_DIR is {str(folder)!r}: there is no such folder\n",
+    )

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
             parsed = make_url(url)
         except (ArgumentError, ValueError):
             parsed = make_url("neither://")
-        if parsed.drivername == "sqlite" and parsed.query:
+        if parsed.drivername == "sqlite" and "?" in url:
             raise ValueError("what follows a ? is not part of the path: give the file a path without one")
         # In memory, SQLite would give each thread its own database.
         in_file = parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:")
