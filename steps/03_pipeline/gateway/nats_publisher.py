@@ -168,5 +168,6 @@ async def read_claim(claims: KeyValue, key: str) -> tuple[Claim, int | None]:
 
 
 def check_size(connection: Connection, body: bytes) -> None:
+    """Raises RequestError (413) if the body is too large: requests that share a message are then sent apart."""
     if len(body) + HEADER_BYTES > connection.client.max_payload:
-        raise BrokerUnavailable(f"takes no message of {len(body):,} bytes")
+        raise RequestError(413, f"the broker takes no message of {len(body):,} bytes")
