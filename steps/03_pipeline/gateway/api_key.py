@@ -60,13 +60,13 @@ class KeyRequired:
 
 
 def add_key_to_openapi(app: FastAPI) -> None:
-    """Put the key into the manual of a complete application: /docs then has a button to enter it."""
-    manual = app.openapi()  # FastAPI keeps it
-    manual["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    """Describe the key in the OpenAPI of a complete application: /docs then has a button to enter it."""
+    document = app.openapi()  # FastAPI keeps it
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     refused = {"schema": {"$ref": "#/components/schemas/Error"}, "example": {"error": MISSING}}
     response: dict = {"description": "Unauthorized", "content": {"application/json": refused}}
     response["headers"] = {name: {"schema": {"type": "string"}} for name in CHALLENGE}
-    for path, operations in manual["paths"].items():
+    for path, operations in document["paths"].items():
         if is_open(path):
             continue
         for operation in operations.values():

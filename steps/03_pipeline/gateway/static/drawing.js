@@ -61,7 +61,7 @@ export class Drawing extends EventTarget {
     this.dispatchEvent(new Event("clear"));
   }
 
-  /** Lay a picture, or none, on the paper in place of all strokes. */
+  /** Replace all strokes by a picture, or by nothing. */
   show(picture) {
     this.#open = false;
     this.#strokes = [];
@@ -101,7 +101,7 @@ function smooth(points) {
   return path;
 }
 
-/** Draw with whatever points: the first finger or the main button alone. */
+/** Draw with mouse, pen or finger: only with the main button or the first finger. */
 export function followPointer(drawing, canvas) {
   const place = ({ clientX, clientY }) => {
     const { left, top, width, height } = canvas.getBoundingClientRect();

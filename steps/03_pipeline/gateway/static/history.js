@@ -13,7 +13,7 @@ const when = new Intl.DateTimeFormat(undefined, {
   month: "short", day: "numeric", hour: "numeric", minute: "2-digit", second: "2-digit",
 });
 
-/** Load new results. The ones that are shown stay if the new ones reach down to them. */
+/** Load new results. Those that are shown stay if there is no gap between them and the new ones. */
 export function refresh() {
   return load("newer", {}, (page) => {
     const known = page.results.findIndex(({ id }) => id === shown[0]?.id);

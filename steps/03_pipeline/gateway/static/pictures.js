@@ -9,7 +9,7 @@ const TYPES = ["image/png", "image/jpeg"]; // what preprocess reads
 /**
  * Read a picture, and reduce it if it is too large.
  * @returns {Promise<{blob: Blob, picture: HTMLCanvasElement | null}>} what to send and what to show; the bytes of a file
- *   that the browser cannot read are sent as a PNG, with nothing to show: preprocess says best what is wrong with them
+ *   that the browser cannot read are sent as a PNG, with nothing to show: preprocess then says what is wrong with them
  */
 export async function readPicture(file) {
   let bitmap;

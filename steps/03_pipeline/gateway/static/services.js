@@ -8,7 +8,7 @@ const PACE_MS = { calm: 2000, alarmed: 1000 };
 
 let hurry = () => {};
 
-/** Look at the services now, and not when it is time. */
+/** Ask the services now, before it is time for it. */
 export const checkServices = () => hurry();
 
 /** Watch the services for as long as the page is open; `onStorageBack` is called when storage has come back. */
@@ -33,7 +33,7 @@ export async function watchServices(onStorageBack) {
 const visibilityChange = () =>
   new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
 
-/** The state of each service: "ready", "down", or "unknown" where there is nobody to ask; and a text about it. */
+/** The state of each service: "ready", "down", or "unknown" if it cannot be asked; and a text about it. */
 async function readHealth() {
   try {
     const { reply, ms } = await call("/services");
