@@ -54,7 +54,7 @@ class RestClient(clients.Service):
         self._turn, self._failed_at = 0, dict.fromkeys(self._replicas, float("-inf"))
 
     async def open(self) -> None:
-        """Open at most 100 connections to each address. Keep them for less time than uvicorn does (5 s)."""
+        """Open at most 100 connections to each address. Close idle ones before the services do."""
         timeout = ClientTimeout(total=None, sock_connect=self._connect_seconds)  # the rest is the deadline's
         connector = TCPConnector(
             limit=0,
