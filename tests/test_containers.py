@@ -78,7 +78,7 @@ def test_the_copied_folders_do_what_the_readme_says_and_leave_nothing(copy, page
 def a_digit_is_drawn_recognized_and_in_postgresql(copy: Copy, page) -> None:
     page.goto(f"http://127.0.0.1:{copy.port}")
     draw(page, DIGITS[7])
-    expect(page.locator("#digit")).to_have_text("7")
+    expect(page.locator("#prediction")).to_have_text("7")
     query = "SELECT prediction FROM results ORDER BY time DESC LIMIT 1"
     psql = f'docker compose exec -T database psql --username=inferir -At --command="{query}"'
     for _ in range(100):  # storage commits it a moment after the answer

@@ -71,7 +71,7 @@ def watched(page: Page, gateway_url: str) -> Iterator[None]:
         page.on(event, listener)
     page.goto(gateway_url)
     yield
-    page.unroute_all()
+    page.unroute_all(behavior="wait")  # a handler may still be at work
     for event, listener in listeners.items():
         page.remove_listener(event, listener)
     assert elsewhere == [] and errors == []
