@@ -27,9 +27,9 @@ DOCKER += [f"tests/test_{name}.py" for name in ("containers", "docker_readmes", 
 ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "steps/04_docker/tests/test_scaling.py"]
 QUICK = ["steps/0[12]*/tests", "steps/03_pipeline/*/tests"]
 QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "notebooks", "project", "run", "stubs")]
-# Files of the steps that start processes or a message broker, train a model, or wait until a time is over.
+# Files of the steps that start processes or a broker, train a model, wait for a time limit, or try many pictures.
 SLOW = ["server", "process", "train", "readme", "crash*", "*outages", "*faults", "*nats*", "dead_letters", "retries"]
-SLOW += ["api_key_file", "grpc_health", "grpc_replicas", "grpc_shutdown"]
+SLOW += ["api_key_file", "fuzz", "photo", "grpc_health", "grpc_replicas", "grpc_shutdown"]
 # What takes longest begins first, so that no lane ends long after the other. What is not named here comes last.
 LONGEST_FIRST = ["tests/test_make_it_yours.py", "tests/test_start.py", "steps/03_pipeline/tests"]
 LONGEST_FIRST += ["tests/test_project.py", "tests/test_images.py", "notebooks/*.ipynb", "steps/02_fastapi/tests"]

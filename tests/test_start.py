@@ -170,11 +170,12 @@ def test_a_mirror_of_pip_is_used_by_uv(project, tmp_path):
 
 
 @POSIX_ONLY
-def test_a_home_that_cannot_be_written_to_is_shown_as_the_cause(project, tmp_path):
+def test_a_home_that_cannot_be_written_to_is_shown_as_the_cause(project, tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.write_text("")
-    env = {"HOME": str(home), "XDG_CACHE_HOME": "", "UV_CACHE_DIR": ""}
-    done = run(project, path=WITH_UV, **env)
+    for name in ("XDG_CACHE_HOME", "UV_CACHE_DIR", "UV_NO_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    done = run(project, path=WITH_UV, HOME=str(home))
     assert done.returncode == 1
     assert str(home) in done.stderr
     assert "`uv` failed, and says why above" in done.stderr.splitlines()[-1]
