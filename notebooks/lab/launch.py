@@ -62,7 +62,7 @@ class Service:
         self._guard: subprocess.Popen[str] = subprocess.Popen(
             [PYTHON, __file__, *command],
             cwd=folder,
-            env={**os.environ, **VENV, "PORT": str(self.port), "PYTHONUNBUFFERED": "1", **env},
+            env={**os.environ, **VENV, "HOST": "127.0.0.1", "PORT": str(self.port), "PYTHONUNBUFFERED": "1", **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,6 +1,7 @@
 """Where each process listens: PORT, PREPROCESS_URL, INFERENCE_URL, STORAGE_URL and STORAGE_HTTP_URL, with defaults."""
 
 import argparse
+import errno
 import os
 import re
 import socket
@@ -129,5 +130,8 @@ def require_free_ports(addresses: list[Address]) -> None:
                     taken.enter_context(socket.create_server((host, port), family=family))
                 except OSError as error:
                     why = str(error.strerror).partition(" (")[0]
+                    unknown = isinstance(error.__context__, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+                    if unknown and setting == "PORT" and os.environ.get("HOST"):  # conda's compilers set HOST, too
+                        refuse("HOST", f"this machine cannot listen there ({why}). Unset HOST, or set it to 127.0.0.1")
                     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                     sys.exit(f"{name} cannot listen on {where} ({why}): stop the program there, or change {setting}.")

@@ -192,3 +192,10 @@ def test_ipv6_addresses_are_of_this_machine_and_printed_with_brackets(run):
     started.interrupt()
     assert started.end() == 0
     assert eventually(started.is_gone)
+
+
+@pytest.mark.parametrize("host", ["x86_64-conda-linux-gnu", "192.0.2.1"])
+def test_a_host_that_is_not_of_this_machine_is_reported_by_its_name(run, host):
+    started = run(HOST=host)
+    assert started.end() == 1
+    assert started.text.startswith(f"HOST is '{host}': this machine cannot listen there (")
