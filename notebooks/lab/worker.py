@@ -16,7 +16,6 @@ import nats
 import numpy as np
 import orjson
 from nats.aio.msg import Msg
-from nats.errors import TimeoutError
 from nats.js.api import ConsumerConfig, RetentionPolicy
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "steps/03_pipeline/inference"))
@@ -61,7 +60,7 @@ async def work() -> None:
         try:
             jobs = await queue.fetch(64, timeout=5)
         except TimeoutError:
-            continue  # no job came
+            continue  # no job came. nats-py raises its own TimeoutError, which is one of Python's, or Python's itself
         asked = [orjson.loads(job.data) for job in jobs]
         ends = [*accumulate(len(each["features"]) for each in asked)]
         rows = np.array([row for each in asked for row in each["features"]], dtype=np.float32)
