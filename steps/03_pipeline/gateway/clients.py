@@ -1,6 +1,7 @@
 """What the gateway asks of the services behind it. Each transport has a client that implements this."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ FAILED = Counter(
 )
 
 Stored = Literal[True, "queued"]  # True: storage has it on disk; "queued": a broker keeps it until storage has it
+Record = Callable[[list[Result], float], Awaitable[list[Stored]]]
 
 
 class Unavailable(RequestError):
@@ -87,9 +89,12 @@ class Storage(Service):
 
     @abstractmethod
     async def record_once(
-        self, key: IdempotencyKey, results: list[Result], seconds: float
+        self, key: IdempotencyKey, results: list[Result], seconds: float, record: Record
     ) -> tuple[list[Result], Stored]:
-        """Record the results of a claimed key unless it has results already. Return those that are kept."""
+        """Record the results of a claimed key unless it has results already. Return those that are kept.
+
+        `record` is as the method record(), but lets requests share calls.
+        """
 
     @abstractmethod
     async def list(self, query: dict[str, str | int | None], seconds: float) -> Listing: ...

@@ -20,7 +20,7 @@ import rest_client
 from broker import Broker, BrokerUnavailable, Connection
 from chassis.errors import RequestError
 from chassis.telemetry import request_id
-from clients import Stored
+from clients import Record, Stored
 from idempotency import KEY_TAKEN, IdempotencyKey
 from responses import Result
 
@@ -58,6 +58,7 @@ class Storage(rest_client.Storage):
         self._broker = Broker(urls)
         self.urls = self._broker.urls
         self._queue = Queue()
+        self._claims: tuple[Connection, KeyValue] | None = None
 
     async def open(self) -> None:
         await super().open()
@@ -77,7 +78,7 @@ class Storage(rest_client.Storage):
 
     async def claim(self, key: IdempotencyKey, seconds: float) -> list[Result]:
         async def create(connection: Connection) -> Claim:
-            claims, own = await open_claims(connection), Claim(request=key.request)
+            claims, own = await self._open_claims(connection), Claim(request=key.request)
             try:
                 await claims.create(key.key, own.model_dump_json().encode())
                 return own
@@ -90,7 +91,7 @@ class Storage(rest_client.Storage):
         return kept.results
 
     async def record_once(
-        self, key: IdempotencyKey, results: list[Result], seconds: float
+        self, key: IdempotencyKey, results: list[Result], seconds: float, record: Record
     ) -> tuple[list[Result], Stored]:
         """Keep the results under the key, then publish them.
 
@@ -99,7 +100,7 @@ class Storage(rest_client.Storage):
         """
 
         async def keep(connection: Connection) -> list[Result]:
-            claims = await open_claims(connection)
+            claims = await self._open_claims(connection)
             kept, revision = await read_claim(claims, key.key)
             if kept.results:
                 return kept.results
@@ -113,7 +114,7 @@ class Storage(rest_client.Storage):
 
         begin = asyncio.get_running_loop().time()
         kept = await self._broker.ask(keep, seconds)
-        await self.record(kept, begin + seconds - asyncio.get_running_loop().time())
+        await record(kept, begin + seconds - asyncio.get_running_loop().time())
         return kept, "queued"
 
     async def record(self, results: list[Result], seconds: float) -> list[Stored]:
@@ -137,6 +138,17 @@ class Storage(rest_client.Storage):
         await self._broker.ask(publish, 0.9 * seconds)
         return ["queued"] * len(results)
 
+    async def _open_claims(self, connection: Connection) -> KeyValue:
+        """Return the bucket of the claims, looked up once for each connection. Create it if it is missing."""
+        if self._claims and self._claims[0] is connection:
+            return self._claims[1]
+        try:
+            claims = await connection.stream.key_value(CLAIMS.bucket)
+        except BucketNotFoundError:
+            claims = await connection.stream.create_key_value(CLAIMS)
+        self._claims = connection, claims
+        return claims
+
     def queue_metrics(self) -> bytes:
         registry = CollectorRegistry()  # of this process: each worker measures by itself
         registry.register(self._queue)
@@ -151,14 +163,6 @@ class Storage(rest_client.Storage):
                 state = info.state
             self._queue.state = state
             await asyncio.sleep(MEASURE_SECONDS)
-
-
-async def open_claims(connection: Connection) -> KeyValue:
-    """Return the bucket of the claims; create it if it is missing."""
-    try:
-        return await connection.stream.key_value(CLAIMS.bucket)
-    except BucketNotFoundError:
-        return await connection.stream.create_key_value(CLAIMS)
 
 
 async def read_claim(claims: KeyValue, key: str) -> tuple[Claim, int | None]:

@@ -121,7 +121,9 @@ class Pipeline:
         try:
             with measured_call("storage", timings):
                 if key:
-                    results, stored = await self.storage.record_once(key, results, STORING * self.seconds)
+                    results, stored = await self.storage.record_once(
+                        key, results, STORING * self.seconds, self.recorder.ask
+                    )
                 else:
                     stored = (await self.recorder.ask(results, STORING * self.seconds))[0]
         except RequestError as error:

@@ -23,7 +23,7 @@ import clients
 from addresses import split_urls
 from chassis.errors import RequestError
 from chassis.telemetry import request_id
-from clients import FAILED, Prediction, Stored, Unavailable
+from clients import FAILED, Prediction, Record, Stored, Unavailable
 from coalescing import CALLS
 from idempotency import IdempotencyKey
 from responses import Claimed, Extraction, Listing, Recorded, Result, Summary
@@ -174,11 +174,11 @@ class Storage(RestClient, clients.Storage):
         return [True] * len(results)
 
     async def record_once(
-        self, key: IdempotencyKey, results: list[Result], seconds: float
+        self, key: IdempotencyKey, results: list[Result], seconds: float, record: Record
     ) -> tuple[list[Result], Stored]:
         """Storage keeps the first results with an id. Read back which ones these are."""
         begin = asyncio.get_running_loop().time()
-        await self.record(results, seconds)
+        await record(results, seconds)
         kept = await self.claim(key, begin + seconds - asyncio.get_running_loop().time())
         return kept or results, True
 
