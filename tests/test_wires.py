@@ -65,7 +65,7 @@ def get(services: dict, path: str) -> dict:
 
 
 def test_nothing_acknowledged_is_lost_or_doubled_while_storage_broker_and_gateway_are_killed(wired):
-    """The same at full length, 22 kills under 10,000 predictions, is in notebooks/03_wires.ipynb."""
+    """The same at full length, 22 kills under thousands of predictions, is in notebooks/03_wires.ipynb."""
     (services, database), kills = wired, []
     with Load(services["gateway"].url, ROWS, rate=350, name="proof") as load:
         kill(services, KILLS, seconds=14, seed=7, done=kills)
