@@ -129,7 +129,7 @@ def test_a_version_that_crashes_is_removed_and_no_request_fails(stack):
 
 def test_a_model_that_is_not_valid_is_removed_and_no_request_fails(stack):
     train = stack.services / "inference/train.py"
-    saved, before = '    print(f"saved the model', containers(stack)
+    saved, before = '    print(f"saved in', containers(stack)
     change(train, (saved, '    (folder / "model.onnx").write_bytes(b"cut off")\n' + saved))
     why = "(?s)model.onnx is not the file that manifest.json describes.*not healthy.*nothing has changed"
     with under_load(stack) as answers, pytest.raises(RuntimeError, match=why):
