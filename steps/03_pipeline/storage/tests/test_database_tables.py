@@ -72,6 +72,8 @@ def test_a_claim_is_forgotten_after_a_day(database, monkeypatch):
 
 def test_of_workers_that_claim_a_key_at_once_one_gets_it(database, url):
     with closing(Database(url)) as other, ThreadPoolExecutor(2) as pool:
+        for each in (database, other):  # one after the other: SQLite lets nobody else in while it switches to WAL
+            each.insert([])
         for turn in range(20):
             claims = [[{"key": f"{turn}", "request": f"{number}"}] for number in range(2)]
             claiming = [pool.submit(database.claim, claims[0]), pool.submit(other.claim, claims[1])]
