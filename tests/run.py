@@ -24,7 +24,8 @@ from trained import ROOT, trained
 
 DOCKER = ["steps/04_docker/tests", "notebooks/04_*.ipynb"]
 DOCKER += [f"tests/test_{name}.py" for name in ("containers", "docker_readmes", "images")]
-ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "steps/04_docker/tests/test_scaling.py"]
+ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "tests/test_wires.py"]
+ALONE += ["steps/04_docker/tests/test_scaling.py"]
 QUICK = ["steps/0[12]*/tests", "steps/03_pipeline/*/tests"]
 QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "notebooks", "project", "run", "stubs")]
 # Files of the steps that start processes or a broker, train a model, wait for a time limit, or try many pictures.
