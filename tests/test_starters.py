@@ -5,6 +5,7 @@ The step's own tests are run elsewhere, each as a part of tests/run.py, in the p
 versions. Here, pytest only collects them: all that they import is in the folder and in what the README installs."""
 
 import doctest
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from conftest import ROOT, STEPS
+from conftest import ROOT, STEPS, wait_until
 from contract import JSON
 from lab.launch import Service, free_port
 
@@ -127,8 +128,11 @@ def test_a_copied_out_step_does_what_its_readme_says(step, tmp_path):
                 command = ["bash", "-c", on_port(port, content.strip())]
                 service = Service(command, folder, port, environment(path))
                 service.wait("/readyz", timeout=120)  # step 03 trains first
-                reply = requests.post(service.url + "/inferir", data=request, headers=JSON, timeout=10)
-                assert reply.json()["prediction"] == [3], content
+                door = functools.partial(
+                    requests.post, service.url + "/inferir", data=request, headers=JSON, timeout=10
+                )
+                wait_until(lambda: door().ok, timeout=60, pause=0.2)  # noqa: B023  # the gateway is ready before inference
+                assert door().json()["prediction"] == [3], content
             else:
                 printed = run(only_collected(on_port(service and port, content)), folder, path)
     finally:
