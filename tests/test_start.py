@@ -281,7 +281,13 @@ def test_help_names_the_commands(project):
     for flag in ("-h", "--help"):
         done = run(project, flag)
         assert done.returncode == 0
-        assert re.findall(r"^python3 start.py ?(\w*)", done.stdout, re.MULTILINE) == ["", "test", "test", "test", "check"]
+        assert re.findall(r"^python3 start.py ?(\w*)", done.stdout, re.MULTILINE) == [
+            "",
+            "test",
+            "test",
+            "test",
+            "check",
+        ]
 
 
 def test_check_prints_a_line_a_thing_with_its_remedy(project):
