@@ -13,6 +13,7 @@ import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import cache
 from time import perf_counter
 from typing import Any
 
@@ -28,6 +29,7 @@ SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 REQUESTS = Histogram(
     "http_request_duration_seconds", "From request to response", ["method", "route", "status"], buckets=SECONDS
 )
+requests_like = cache(REQUESTS.labels)  # to look them up again takes as long as to count
 
 PROBES = ("/livez", "/readyz", "/metrics", "/services")  # asked every few seconds; logged only if they fail
 
@@ -71,11 +73,20 @@ class Telemetry:
             took = perf_counter() - begin
             # The route, not the path: clients can invent any number of paths, and each label is kept for ever.
             route = getattr(scope.get("route"), "path", "other")
-            REQUESTS.labels(method, route, status).observe(took)
+            requests_like(method, route, status).observe(took)
             if status >= 400 or route not in PROBES:
-                line = {"time": datetime.now(UTC), "level": "INFO", "request_id": own_id, "message": "request"}
-                line |= {"client": scope["client"] and scope["client"][0], "method": method}
-                log_lines.write(line | {"path": scope["path"][:200], "status": status, "ms": round(1000 * took, 3)})
+                line = {
+                    "time": datetime.now(UTC),
+                    "level": "INFO",
+                    "request_id": own_id,
+                    "message": "request",
+                    "client": scope["client"] and scope["client"][0],
+                    "method": method,
+                    "path": scope["path"][:200],
+                    "status": status,
+                    "ms": round(1000 * took, 3),
+                }
+                log_lines.write(line)
 
 
 def id_of(headers: list[tuple[bytes, bytes]], longest: int) -> str:

@@ -79,7 +79,9 @@ class FastPath:
             if not is_json(scope["headers"], route.needs_content_type):
                 return await self.app(scope, receive, send)
             try:
-                messages = await read_body(receive)
+                messages = [await receive()]
+                while messages[-1].get("more_body"):
+                    messages.append(await receive())
             except Exception as error:
                 return await self._answer_error(error, scope, receive, send)
             try:
@@ -117,13 +119,6 @@ def is_json(headers: Iterable[tuple[bytes, bytes]], needed: bool) -> bool:
         if name == b"content-type":
             return value.partition(b";")[0].strip().lower() == b"application/json"
     return not needed
-
-
-async def read_body(receive: Receive) -> list[Message]:
-    messages = [await receive()]
-    while messages[-1].get("more_body"):
-        messages.append(await receive())
-    return messages
 
 
 def replay(messages: list[Message], receive: Receive) -> Receive:
