@@ -55,8 +55,9 @@ class FastPath:
         self._handlers: Mapping[Any, ExceptionHandler] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and not scope.get("root_path"):
-            if route := self._routes.get(scope["path"]):
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if route := self._routes.get(path):
                 return await self._serve(route, scope, receive, send)
         if scope["type"] == "lifespan":
             send = self._decide_after_startup(send)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import httptools
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import multiprocess
@@ -87,6 +87,28 @@ class Server(uvicorn.Server):
 
 # uvicorn has no setting for the server class of its workers. A worker imports this module to read its Config.
 multiprocess.Server = Server  # type: ignore[misc] # replaced on purpose
+
+
+def check_root_path(path: str) -> str:
+    """Return ROOT_PATH, the path under which a proxy serves the service. ValueError if it cannot be one."""
+    if path and not path.startswith("/"):
+        raise ValueError("a path is needed that begins with a slash, such as /digits")
+    return path.rstrip("/")
+
+
+class RootPath:
+    """ASGI middleware: a proxy serves the service under a path of its own, and cuts that off or leaves it in front."""
+
+    def __init__(self, app: ASGIApp, root_path: str):
+        self.app, self.root_path = app, root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.root_path:
+            path = scope["path"]
+            if not path.startswith(self.root_path + "/"):
+                path = self.root_path + path  # ASGI wants the whole path
+            scope = {**scope, "path": path, "root_path": self.root_path}
+        await self.app(scope, receive, send)
 
 
 def require_address(host: str) -> None:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 import app
 from chassis import server
-from settings import read_settings
+from conftest import ROW
+from settings import Settings, read_settings
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,18 @@ def test_settings_come_from_the_environment_and_an_empty_one_is_none(monkeypatch
     ((factory, settings),) = started
     assert factory == "app:create_app"
     assert (settings.host, settings.port, settings.model_dir) == ("0.0.0.0", 8000, tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "/digits"])  # a proxy may cut it off
+def test_everything_is_served_under_a_root_path(model_dir, monkeypatch, prefix):
+    with TestClient(app.create_app(Settings(model_dir=model_dir, root_path="/digits/"))) as client:
+        assert client.post(prefix + "/inferir", json={"features": ROW}).status_code == 200
+        assert client.get(prefix + "/v2/models/digits").status_code == 200
+        assert "/digits/openapi.json" in client.get(prefix + "/docs").text
+        assert client.get(prefix + "/openapi.json").json()["servers"] == [{"url": "/digits"}]
+    monkeypatch.setenv("ROOT_PATH", "digits")
+    with pytest.raises(SystemExit, match="^ROOT_PATH is 'digits': a path is needed that begins with a slash"):
+        read_settings()
 
 
 @pytest.mark.parametrize("host", ["x86_64-conda-linux-gnu", "192.0.2.1", "a" * 64])

@@ -43,10 +43,11 @@ class KeyRequired:
         self.app, self.key = app, key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not is_open(scope["path"]) and (sentence := self.refusal(scope["headers"])):
-            await error_response(401, sentence, CHALLENGE)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if not is_open(path) and (sentence := self.refusal(scope["headers"])):
+                return await error_response(401, sentence, CHALLENGE)(scope, receive, send)
+        await self.app(scope, receive, send)
 
     def refusal(self, headers: list[tuple[bytes, bytes]]) -> str:
         """Return why a request may not pass; "" if it may."""

@@ -124,7 +124,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     if settings.api_key:
         add_key_to_openapi(app)
         app.add_middleware(KeyRequired, key=settings.api_key.get_secret_value())
-    return telemetry.Telemetry(BodyLimit(FastPath(app), settings.max_body_bytes), max_id=128)
+    asgi = server.RootPath(BodyLimit(FastPath(app), settings.max_body_bytes), settings.root_path)
+    return telemetry.Telemetry(asgi, max_id=128)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,24 @@ FAILED = Counter(
     "failed_attempts", "Calls that could not be sent or were cut off; over gRPC, only the last", ["service"]
 )
 
-Stored = Literal[True, "queued"]  # True: storage has it on disk; "queued": a broker keeps it until storage has it
+Promise = Literal[True, "queued"]  # True: storage has it on disk; "queued": a broker keeps it until storage has it
+
+
+class Stored(NamedTuple):
+    """What is certain about a result that was recorded."""
+
+    promise: Promise
+    is_new: bool = False  # True: storage had no result with its id; False: perhaps it had
+
+
 Record = Callable[[list[Result], float], Awaitable[list[Stored]]]
+
+
+class Claim(NamedTuple):
+    """A key that belongs to a request."""
+
+    results: list[Result]  # kept for the request; empty if there are none yet
+    revision: int | None = None  # of what the broker keeps under the key
 
 
 class Unavailable(RequestError):
@@ -77,8 +93,8 @@ class Storage(Service):
     name = "storage"
 
     @abstractmethod
-    async def claim(self, key: IdempotencyKey, seconds: float) -> list[Result]:
-        """Give a key to a request, for a day. Return the results that are kept for this request, if there are any.
+    async def claim(self, key: IdempotencyKey, seconds: float) -> Claim:
+        """Give a key to a request, for a day.
 
         Raises RequestError (422) if the key belongs to another request.
         """
@@ -89,8 +105,8 @@ class Storage(Service):
 
     @abstractmethod
     async def record_once(
-        self, key: IdempotencyKey, results: list[Result], seconds: float, record: Record
-    ) -> tuple[list[Result], Stored]:
+        self, key: IdempotencyKey, claim: Claim, results: list[Result], seconds: float, record: Record
+    ) -> tuple[list[Result], Promise]:
         """Record the results of a claimed key unless it has results already. Return those that are kept.
 
         `record` is as the method record(), but lets requests share calls.

@@ -46,10 +46,12 @@ class Inference(clients.Inference):
 
     async def open(self) -> None:
         self._connect()
+        self._closing = set[asyncio.Task[None]]()
         self._renewing = asyncio.create_task(self._renew())
 
     async def close(self) -> None:
-        self._renewing.cancel()
+        for task in (self._renewing, *self._closing):
+            task.cancel()
         for channel in self._channels:
             await channel.close()
 
@@ -70,9 +72,10 @@ class Inference(clients.Inference):
         while self.is_name:
             await asyncio.sleep(RENEW_SECONDS)
             if self._channels[0].get_state() is ChannelConnectivity.TRANSIENT_FAILURE:
-                old = self._channels
+                for channel in self._channels:
+                    self._closing.add(task := asyncio.create_task(channel.close(GRACE_SECONDS)))
+                    task.add_done_callback(self._closing.discard)
                 self._connect()
-                await asyncio.gather(*(channel.close(GRACE_SECONDS) for channel in old))
 
     async def predict(self, rows: list[list[float]], seconds: float) -> list[Prediction]:
         request = make_request(rows)

@@ -9,7 +9,13 @@ from hashlib import sha256
 
 import orjson
 from nats.js.api import KeyValueConfig, StorageType, StreamState
-from nats.js.errors import APIError, BucketNotFoundError, KeyWrongLastSequenceError, NoStreamResponseError
+from nats.js.errors import (
+    APIError,
+    BucketNotFoundError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NoStreamResponseError,
+)
 from nats.js.kv import KeyValue
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -20,18 +26,18 @@ import rest_client
 from broker import Broker, BrokerUnavailable, Connection
 from chassis.errors import RequestError
 from chassis.telemetry import request_id
-from clients import Record, Stored
+from clients import Claim, Promise, Record, Stored
 from idempotency import KEY_TAKEN, IdempotencyKey
 from responses import Result
 
 STREAM, SUBJECT = "RESULTS", "results"  # storage makes the stream
-CLAIMS = KeyValueConfig(bucket="claims", storage=StorageType.FILE, ttl=24 * 3600, max_bytes=256_000_000)
+CLAIMS, CLAIM_SECONDS = "claims", 24 * 3600  # a bucket, and how long it keeps a claim
 FULL = 10077  # JetStream's error code: the stream has no room for a message
 HEADER_BYTES = 5000  # at most: X-Request-ID with as many ids as share a message, and the rest
 MEASURE_SECONDS = 1
 
 
-class Claim(BaseModel):
+class KeptClaim(BaseModel):
     """What the broker keeps under an Idempotency-Key: its request, and the results once there are some."""
 
     request: str
@@ -53,8 +59,10 @@ class Queue(Collector):
 class Storage(rest_client.Storage):
     """Records through the broker, and asks storage itself over HTTP."""
 
-    def __init__(self, urls: str, http_urls: str, connect_seconds: float):
+    def __init__(self, urls: str, http_urls: str, connect_seconds: float, max_claim_bytes: int):
         super().__init__(http_urls, connect_seconds)
+        disk = StorageType.FILE
+        self._bucket = KeyValueConfig(CLAIMS, storage=disk, ttl=CLAIM_SECONDS, max_bytes=max_claim_bytes)
         self._broker = Broker(urls)
         self.urls = self._broker.urls
         self._queue = Queue()
@@ -76,44 +84,50 @@ class Storage(rest_client.Storage):
             return False, "the broker cannot be reached"
         return await super().check(seconds)
 
-    async def claim(self, key: IdempotencyKey, seconds: float) -> list[Result]:
-        async def create(connection: Connection) -> Claim:
-            claims, own = await self._open_claims(connection), Claim(request=key.request)
-            try:
-                await claims.create(key.key, own.model_dump_json().encode())
-                return own
-            except KeyWrongLastSequenceError:  # it exists
-                return (await read_claim(claims, key.key))[0]
+    async def claim(self, key: IdempotencyKey, seconds: float) -> Claim:
+        own = KeptClaim(request=key.request)
 
-        kept = await self._broker.ask(create, seconds)
+        async def create(connection: Connection) -> tuple[KeptClaim, int]:
+            claims = await self._open_claims(connection)
+            while True:
+                try:
+                    return own, await claims.update(key.key, own.model_dump_json().encode())  # if there is none
+                except KeyWrongLastSequenceError:
+                    if found := await read_claim(claims, key.key):
+                        return found
+
+        kept, revision = await self._broker.ask(create, seconds)
         if kept.request != key.request:
             raise RequestError(422, KEY_TAKEN)
-        return kept.results
+        return Claim(kept.results, revision)
 
     async def record_once(
-        self, key: IdempotencyKey, results: list[Result], seconds: float, record: Record
-    ) -> tuple[list[Result], Stored]:
+        self, key: IdempotencyKey, claim: Claim, results: list[Result], seconds: float, record: Record
+    ) -> tuple[list[Result], Promise]:
         """Keep the results under the key, then publish them.
 
         Of several gateways, the first to update the claim wins; the others publish its results, which storage stores
         once. If a gateway dies in between, the next request with the key publishes them.
         """
 
+        body = orjson.dumps({"request": key.request, "results": results})
+
         async def keep(connection: Connection) -> list[Result]:
-            claims = await self._open_claims(connection)
-            kept, revision = await read_claim(claims, key.key)
-            if kept.results:
-                return kept.results
-            body = orjson.dumps({"request": key.request, "results": results})
+            claims, revision = await self._open_claims(connection), claim.revision
             check_size(connection, body)
-            try:
-                await claims.update(key.key, body, last=revision)
-                return results
-            except KeyWrongLastSequenceError:  # another gateway was faster
-                return (await read_claim(claims, key.key))[0].results
+            while True:
+                try:
+                    await claims.update(key.key, body, last=revision)
+                    return results
+                except KeyWrongLastSequenceError:  # another gateway was faster, or the claim is over a day old
+                    found, revision = await read_claim(claims, key.key) or (None, None)
+                if found and found.request != key.request:
+                    return results  # the key has a new owner; these results keep the id that is theirs
+                if found and found.results:
+                    return found.results
 
         begin = asyncio.get_running_loop().time()
-        kept = await self._broker.ask(keep, seconds)
+        kept = claim.results or await self._broker.ask(keep, seconds)
         await record(kept, begin + seconds - asyncio.get_running_loop().time())
         return kept, "queued"
 
@@ -136,16 +150,16 @@ class Storage(rest_client.Storage):
 
         # A little less time than the requests wait, so that they get the reason.
         await self._broker.ask(publish, 0.9 * seconds)
-        return ["queued"] * len(results)
+        return [Stored("queued")] * len(results)
 
     async def _open_claims(self, connection: Connection) -> KeyValue:
         """Return the bucket of the claims, looked up once for each connection. Create it if it is missing."""
         if self._claims and self._claims[0] is connection:
             return self._claims[1]
         try:
-            claims = await connection.stream.key_value(CLAIMS.bucket)
+            claims = await connection.stream.key_value(CLAIMS)
         except BucketNotFoundError:
-            claims = await connection.stream.create_key_value(CLAIMS)
+            claims = await connection.stream.create_key_value(self._bucket)
         self._claims = connection, claims
         return claims
 
@@ -165,10 +179,13 @@ class Storage(rest_client.Storage):
             await asyncio.sleep(MEASURE_SECONDS)
 
 
-async def read_claim(claims: KeyValue, key: str) -> tuple[Claim, int | None]:
-    """Return what is kept under a key, and its revision."""
-    entry = await claims.get(key)
-    return Claim.model_validate_json(entry.value or b""), entry.revision
+async def read_claim(claims: KeyValue, key: str) -> tuple[KeptClaim, int] | None:
+    """Return what is kept under a key, and its revision. None if there is nothing."""
+    try:
+        entry = await claims.get(key)
+    except KeyNotFoundError:
+        return None
+    return KeptClaim.model_validate_json(entry.value or b""), entry.revision or 0
 
 
 def check_size(connection: Connection, body: bytes) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from time import perf_counter
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from prometheus_client import Histogram
 import transports
 from chassis.errors import RequestError
 from chassis.telemetry import SECONDS, log_lines, request_id
-from clients import Prediction, Stored, Unavailable
+from clients import Claim, Prediction, Stored, Unavailable
 from coalescing import Coalescer
 from idempotency import IdempotencyKey
 from request import InferenceRequest, Picture
@@ -25,6 +26,7 @@ STORING = 0.25  # the share of the deadline that is kept for storing; a claim ma
 CALL_SECONDS = Histogram(
     "hop_seconds", "How long a service took, as the gateway sees it", ["service", "outcome"], buckets=SECONDS
 )
+calls_like = cache(CALL_SECONDS.labels)  # as in telemetry.py
 
 
 class Pipeline:
@@ -53,19 +55,18 @@ class Pipeline:
         """Return the response to a request. RequestError if preprocess or inference refuses it or is not available."""
         begin = perf_counter()
         timings: dict[str, float] = {}
-        results: list[Result] = []
+        claim = Claim([])
         storing: dict[str, Any] = {}  # what the response says about storing
         if request.key:
-            results, storing = await self._claim(request.key, timings)
-        if not results:
-            results = await self._predict(request, begin + (1 - STORING) * self.seconds, timings)
+            claim, storing = await self._claim(request.key, timings)
+        results = claim.results or await self._predict(request, begin + (1 - STORING) * self.seconds, timings)
         if not storing:
-            results, storing = await self._record(request.key, results, timings)
+            results, storing = await self._record(request.key, claim, results, timings)
         timings["total"] = round(1000 * (perf_counter() - begin), 3)
         return {**make_response(results, isinstance(request.content, Picture)), **storing, "timings_ms": timings}
 
-    async def _claim(self, key: IdempotencyKey, timings: dict[str, float]) -> tuple[list[Result], dict[str, Any]]:
-        """Give the key to the request, and return the results that are kept for it.
+    async def _claim(self, key: IdempotencyKey, timings: dict[str, float]) -> tuple[Claim, dict[str, Any]]:
+        """Give the key to the request.
 
         Raises RequestError (422) if the key belongs to another request. If storage does not answer, nothing may be
         recorded: also return what the response then says about storing.
@@ -76,7 +77,7 @@ class Pipeline:
         except RequestError as error:
             if error.status == 422:
                 raise
-            return [], {"stored": False, "storage": error.sentence}
+            return Claim([]), {"stored": False, "storage": error.sentence}
 
     async def _predict(self, request: InferenceRequest, until: float, timings: dict[str, float]) -> list[Result]:
         """Ask preprocess, if there is a picture, and inference."""
@@ -112,7 +113,7 @@ class Pipeline:
         ]
 
     async def _record(
-        self, key: IdempotencyKey | None, results: list[Result], timings: dict[str, float]
+        self, key: IdempotencyKey | None, claim: Claim, results: list[Result], timings: dict[str, float]
     ) -> tuple[list[Result], dict[str, Any]]:
         """Record results, and say whether they are stored. False means that it is not known: a late commit may follow.
 
@@ -121,16 +122,16 @@ class Pipeline:
         try:
             with measured_call("storage", timings):
                 if key:
-                    results, stored = await self.storage.record_once(
-                        key, results, STORING * self.seconds, self.recorder.ask
+                    results, promise = await self.storage.record_once(
+                        key, claim, results, STORING * self.seconds, self.recorder.ask
                     )
                 else:
-                    stored = (await self.recorder.ask(results, STORING * self.seconds))[0]
+                    promise = (await self.recorder.ask(results, STORING * self.seconds))[0].promise
         except RequestError as error:
             if error.status < 500:
                 log_warning(f"storage has refused a result: {error.sentence}")
             return results, {"stored": False, "storage": error.sentence}
-        return results, {"stored": stored}
+        return results, {"stored": promise}
 
 
 def make_response(results: list[Result], is_picture: bool) -> dict[str, Any]:
@@ -173,4 +174,4 @@ def measured_call(service: str, timings: dict[str, float]) -> Iterator[None]:
     finally:
         took = perf_counter() - begin
         timings[service] = round(timings.get(service, 0) + 1000 * took, 3)  # storage may be asked twice
-        CALL_SECONDS.labels(service, outcome).observe(took)
+        calls_like(service, outcome).observe(took)

@@ -1,13 +1,14 @@
 """What POST /inferir takes: rows of features as JSON, or a picture, alone or in a form; perhaps an Idempotency-Key."""
 
+import re
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from python_multipart.multipart import parse_options_header
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 import idempotency
 from chassis.errors import RequestError
@@ -16,6 +17,11 @@ from responses import SENTENCES
 from schemas import EXAMPLES, InferirRequest, explain
 
 PICTURES = ("image/png", "image/jpeg")
+OTHER_NAMES = {"image/jpg": "image/jpeg"}  # not registered, but many clients send it
+# A file's name as RFC 8187 writes it, which the parser of forms does not know
+EXTENDED_NAME = re.compile(
+    rb"(\r\nContent-Disposition:[^\r\n]*;\s*)filename\*=[\w-]*'\w*'([^;\s\"]*)(?=\s*\r\n)", re.IGNORECASE
+)
 FORM, JSON = "multipart/form-data", "application/json"
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -50,7 +56,8 @@ class InferenceRequest(NamedTuple):
 async def read_request(request: Request) -> InferenceRequest:
     """Read the request of a client. RequestError (400, 413, 415 or 422) says what is wrong with it."""
     key = idempotency.read_key(request.scope["headers"])
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = read_content_type(request.scope["headers"])
+    content_type = OTHER_NAMES.get(content_type, content_type)
     if content_type not in (JSON, FORM, *PICTURES):
         raise RequestError(415, SENTENCES[415])
     body = await request.body()
@@ -64,6 +71,14 @@ async def read_request(request: Request) -> InferenceRequest:
     return InferenceRequest(content, IdempotencyKey.make(key, content_type, body) if key else None)
 
 
+def read_content_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the media type without its parameters. Starlette's `headers` would be made for this value alone."""
+    for name, value in headers:
+        if name == b"content-type":
+            return value.partition(b";")[0].strip().lower().decode("latin-1")
+    return ""
+
+
 def read_json(body: bytes) -> InferirRequest:
     try:
         return InferirRequest.model_validate_json(body)
@@ -72,14 +87,23 @@ def read_json(body: bytes) -> InferirRequest:
 
 
 async def read_form(request: Request) -> Picture:
-    """Return the file `image` of a form. RequestError: 400 if it is not a form, 422 if it has no such file."""
+    """Return the file `image` of a form. RequestError: 400 if it is not a whole form, 422 if it has no such file."""
+    body, boundary = await request.body(), parse_options_header(request.headers["content-type"])[1].get(b"boundary")
+    if boundary and b"--" + boundary in body and b"--" + boundary + b"--" not in body:
+        raise RequestError(400, "the form cannot be read: its end is missing")
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield EXTENDED_NAME.sub(rb'\1filename="\2"', body)
+
     try:
-        form: FormData = await request.form(max_files=10, max_fields=10)
-    except (HTTPException, MultiPartException, ValueError) as error:
+        form = await MultiPartParser(request.headers, stream(), max_files=10, max_fields=10).parse()
+    except (MultiPartException, ValueError, KeyError) as error:
         raise RequestError(400, "the form cannot be read: send one with a file `image`") from error
     try:
         file = form.get("image")
-        if not isinstance(file, UploadFile):
+        if isinstance(file, str):
+            raise RequestError(422, "the part `image` of the form has no file name: send it as a file")
+        if file is None:
             raise RequestError(422, "the form has no file `image`: send the picture under that name")
         # Clients often do not say what a file is; preprocess looks for itself.
         content_type = file.content_type if file.content_type in PICTURES else None

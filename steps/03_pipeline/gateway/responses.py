@@ -26,6 +26,7 @@ class Recorded(BaseModel):
     """The answer of storage to a call that records."""
 
     stored: int
+    all_new: bool = False  # no result with one of these ids was stored before
 
 
 class Model(TypedDict):
@@ -51,7 +52,7 @@ class Claimed(BaseModel):
     """The answer of storage to a claim."""
 
     claimed: Literal[True]
-    results: list[Result] = []  # those that are stored for the request
+    results: list[Result] = []  # those that are stored for the request, if it claimed the key before
 
 
 class PipelineResponse(InferirResponse):

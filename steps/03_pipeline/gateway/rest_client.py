@@ -23,7 +23,7 @@ import clients
 from addresses import split_urls
 from chassis.errors import RequestError
 from chassis.telemetry import request_id
-from clients import FAILED, Prediction, Record, Stored, Unavailable
+from clients import FAILED, Claim, Prediction, Promise, Record, Stored, Unavailable
 from coalescing import CALLS
 from idempotency import IdempotencyKey
 from responses import Claimed, Extraction, Listing, Recorded, Result, Summary
@@ -164,23 +164,24 @@ class Inference(RestClient, clients.Inference):
 
 
 class Storage(RestClient, clients.Storage):
-    async def claim(self, key: IdempotencyKey, seconds: float) -> list[Result]:
+    async def claim(self, key: IdempotencyKey, seconds: float) -> Claim:
         body = orjson.dumps({"key": key.key, "request": key.request, "id": key.result_id})
-        return (await self.ask(Claimed.model_validate_json, seconds, "POST", "/claims", body)).results
+        return Claim((await self.ask(Claimed.model_validate_json, seconds, "POST", "/claims", body)).results)
 
     async def record(self, results: list[Result], seconds: float) -> list[Stored]:
         body = orjson.dumps({"results": results})
-        await self.ask(Recorded.model_validate_json, seconds, "POST", "/results", body)
-        return [True] * len(results)
+        recorded = await self.ask(Recorded.model_validate_json, seconds, "POST", "/results", body)
+        return [Stored(True, is_new=recorded.all_new)] * len(results)
 
     async def record_once(
-        self, key: IdempotencyKey, results: list[Result], seconds: float, record: Record
-    ) -> tuple[list[Result], Stored]:
-        """Storage keeps the first results with an id. Read back which ones these are."""
+        self, key: IdempotencyKey, claim: Claim, results: list[Result], seconds: float, record: Record
+    ) -> tuple[list[Result], Promise]:
+        """Storage keeps the first results with an id. If these may not be ours, ask which they are."""
         begin = asyncio.get_running_loop().time()
-        await record(results, seconds)
+        if all(stored.is_new for stored in await record(results, seconds)):
+            return results, True
         kept = await self.claim(key, begin + seconds - asyncio.get_running_loop().time())
-        return kept or results, True
+        return kept.results or results, True
 
     async def list(self, query: dict[str, str | int | None], seconds: float) -> Listing:
         asked = urlencode({name: value for name, value in query.items() if value is not None})

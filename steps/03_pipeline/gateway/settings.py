@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from addresses import INFERENCE_SCHEMES, PREPROCESS_SCHEMES, STORAGE_SCHEMES, check_urls
 from api_key import read_api_key
+from chassis.server import check_root_path
 
 
 def urls(schemes: tuple[str, ...]) -> AfterValidator:
@@ -24,11 +25,13 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     workers: int = Field(1, ge=1)
+    root_path: Annotated[str, AfterValidator(check_root_path)] = ""  # where a proxy in front serves this, as /digits
     preprocess_url: Annotated[str, urls(PREPROCESS_SCHEMES)] = "http://127.0.0.1:8001"
     inference_url: Annotated[str, urls(INFERENCE_SCHEMES)] = "http://127.0.0.1:8002"
     storage_url: Annotated[str, urls(STORAGE_SCHEMES)] = "http://127.0.0.1:8003"
     # With nats:// in STORAGE_URL, results go through the broker. Lists, summary and health are still asked for here.
     storage_http_url: Annotated[str, urls(PREPROCESS_SCHEMES)] = "http://127.0.0.1:8003"
+    max_claim_bytes: int = Field(256_000_000, ge=1)  # of the broker's disk, for the Idempotency-Keys of a day
     connect_seconds: float = Field(0.1, gt=0, le=60)  # over HTTP; on one machine or in one network, 0.1 s is long
     deadline_seconds: float = Field(2, ge=0.1, le=60)  # for all services together
     max_body_bytes: int = Field(1_000_000, ge=1)

@@ -20,5 +20,7 @@ def make_inference(settings: Settings) -> Inference:
 
 def make_storage(settings: Settings) -> Storage:
     if transport_of(settings.storage_url) == "nats":
-        return nats_publisher.Storage(settings.storage_url, settings.storage_http_url, settings.connect_seconds)
+        return nats_publisher.Storage(
+            settings.storage_url, settings.storage_http_url, settings.connect_seconds, settings.max_claim_bytes
+        )
     return rest_client.Storage(settings.storage_url, settings.connect_seconds)

@@ -86,7 +86,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     asgi: ASGIApp = app
     asgi = FastPath(app)  # optional: delete this line, and nothing changes but the speed
-    return telemetry.Telemetry(BodyLimit(asgi, settings.max_body_bytes))
+    asgi = server.RootPath(BodyLimit(asgi, settings.max_body_bytes), settings.root_path)
+    return telemetry.Telemetry(asgi)
 
 
 async def answer_invalid(request: Request, error: RequestValidationError) -> Response:

@@ -2,10 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chassis.server import check_root_path
 
 
 class Settings(BaseSettings):
@@ -17,6 +19,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65_535)
     grpc_port: int | None = Field(None, ge=0, le=65_535)  # not set: no gRPC
     workers: int = Field(1, ge=1)
+    root_path: Annotated[str, AfterValidator(check_root_path)] = ""  # where a proxy in front serves this, as /digits
     model_dir: Path = Path(__file__).parent / "model"
     model_format: Literal["pickle", "onnx"] = "pickle"
     max_body_bytes: int = Field(1_000_000, ge=1)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from chassis import server, telemetry
 from chassis.errors import HANDLERS, JSON, RequestError
 from chassis.limits import BodyLimit, stop_if_gone
-from schemas import CONTENT_TYPES, PICTURE_BODY, SENTENCES, FeaturesResponse, error_responses
+from schemas import CONTENT_TYPES, OTHER_NAMES, PICTURE_BODY, SENTENCES, FeaturesResponse, error_responses
 from service import Service
 from settings import Settings, read_settings
 
@@ -52,7 +52,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     )
     async def features(request: Request) -> Response:
         """Find the ink in a picture, dark on light or light on dark, drawn or photographed, and count it."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in CONTENT_TYPES:
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type not in CONTENT_TYPES + OTHER_NAMES:
             raise RequestError(415, SENTENCES[415])
         picture = await request.body()
         with stop_if_gone(request):

@@ -1,5 +1,6 @@
 """Read a picture: from the bytes of a PNG or JPEG of any kind to its ink."""
 
+import re
 import warnings
 from io import BytesIO
 
@@ -11,6 +12,10 @@ from ink import lift_ink
 SIDE = 256  # pixels; a larger picture is reduced to at most this many rows and columns. The features need 32
 STRIP = 2**20  # pixels that are reduced at a time
 SCANS = 100  # a progressive JPEG has about ten; each goes through the whole picture
+MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # of a JPEG's part; those in between are data
+SCAN, END, ALONE = b"\xda", b"\xd9", (b"\xd8", b"\x01")
+PNG, TEXTS = b"\x89PNG\r\n\x1a\n", (b"zTXt", b"iTXt", b"iCCP")
+SHORT_TEXT = 1000  # bytes: compressed, they become at most 1 MB
 # EXIF orientation: whether to mirror the camera's picture, then how many quarters to turn it, counter-clockwise
 TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 
@@ -52,7 +57,7 @@ def read_ink(content: bytes, max_pixels: int) -> np.ndarray:
 def decode(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """Return the image that the bytes of a file contain."""
     try:
-        image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
+        image = Image.open(BytesIO(without_text(content)), formats=("PNG", "JPEG"))
         check_size(image, content, max_pixels)
         image.draft("L", (SIDE, SIDE))  # a large JPEG can be decoded at a fraction of its size
         image.load()
@@ -70,8 +75,38 @@ def check_size(image: ImageFile.ImageFile, content: bytes, max_pixels: int) -> N
     width, height = image.size
     if width * height > max_pixels:
         raise TooLarge(f"the picture has {width:,} x {height:,} pixels and may have {max_pixels:,}: send a smaller one")
-    if image.format != "PNG" and content.count(b"\xff\xda") > SCANS:
+    if image.format != "PNG" and has_many_scans(content):
         raise TooLarge(f"the JPEG has more than {SCANS} scans: save it as a baseline JPEG")
+
+
+def has_many_scans(jpeg: bytes) -> bool:
+    """Return whether there are more than SCANS before the picture's end. Phones put a film behind it."""
+    scans, place = 0, 0
+    while scans <= SCANS and (marker := MARKER.search(jpeg, place)):
+        place = marker.end()
+        if marker[1] == END:
+            return False
+        if marker[1] not in ALONE:  # its length follows
+            scans += marker[1] == SCAN
+            place += max(int.from_bytes(jpeg[place : place + 2]), 2)
+    return scans > SCANS
+
+
+def without_text(content: bytes) -> bytes:
+    """Return a PNG without compressed texts and colour profile, since Pillow refuses large ones.
+
+    Short ones stay: the camera's notes may be one.
+    """
+    if not content.startswith(PNG):
+        return content
+    kept, place = [PNG], len(PNG)
+    while place < len(content):  # a chunk is its length, its type, so many bytes, and a checksum
+        length, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
+        end = place + 12 + length
+        if kind not in TEXTS or length < SHORT_TEXT:
+            kept.append(content[place:end])
+        place = end
+    return b"".join(kept)
 
 
 def upright_grey(image: ImageFile.ImageFile) -> np.ndarray:

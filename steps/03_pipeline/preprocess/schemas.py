@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from chassis.errors import documented
 
 CONTENT_TYPES = ("image/png", "image/jpeg", "application/octet-stream")
+OTHER_NAMES = ("image/jpg",)  # for JPEG; it is not registered, but many clients send it
 # fmt: off
 SEVEN = [
     0, 0,  7,  8, 13, 16, 15, 1,

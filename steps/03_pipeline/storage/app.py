@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 
 import schemas
 from chassis import server, telemetry
-from chassis.errors import HANDLERS, RequestError, answer_http_error
+from chassis.errors import HANDLERS, JSON, RequestError, answer_http_error
+from chassis.limits import BodyLimit
 from json_body import json_body, read_json
 from nats_consumer import Consumer
 from schemas import error_responses
@@ -35,7 +36,6 @@ async def answer_other_method(request: Request, error: HTTPException) -> Respons
 def create_app(settings: Settings | None = None) -> ASGIApp:
     """Build the service by `settings`, or by those in the environment."""
     settings = settings or read_settings()
-    max_bytes = settings.max_write_bytes
     service = Service(settings)
     consumer = Consumer(settings, service) if settings.nats_url else None
 
@@ -66,14 +66,15 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         "/results",
         tags=["Results"],
         summary="Store results",
+        response_model=schemas.StoreResponse,
         responses=error_responses(400, 413, 415, 422, 503),
         openapi_extra=json_body(schemas.StoreRequest),
     )
-    async def store(request: Request) -> schemas.StoreResponse:
+    async def store(request: Request) -> Response:
         """Store each result whose id is new. When this answers, all of them are on disk."""
-        body = await read_json(request, schemas.StoreRequest, max_bytes)
-        await service.store(body.results)
-        return schemas.StoreResponse(stored=len(body.results))
+        body = await read_json(request, schemas.StoreRequest)
+        all_new = await service.store(body.results)
+        return JSON({"stored": len(body.results), "all_new": all_new})
 
     @app.post(
         "/claims",
@@ -85,9 +86,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     async def claim(request: Request) -> schemas.ClaimResponse:
         """Give an Idempotency-Key to a request, for a day. Another request with the same key gets 422.
 
-        The answer has what is stored for the request already.
+        If the same request comes again, the answer has what is stored for it.
         """
-        body = await read_json(request, schemas.ClaimRequest, max_bytes)
+        body = await read_json(request, schemas.ClaimRequest)
         return schemas.ClaimResponse(claimed=True, results=await service.claim(body))
 
     @app.get("/results", tags=["Results"], summary="List results, newest first", responses=error_responses(422, 503))
@@ -121,7 +122,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     def metrics() -> Response:
         return PlainTextResponse(telemetry.metrics(), media_type=CONTENT_TYPE_LATEST)
 
-    return telemetry.Telemetry(app)
+    return telemetry.Telemetry(BodyLimit(app, settings.max_write_bytes))
 
 
 if __name__ == "__main__":

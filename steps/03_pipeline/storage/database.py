@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
@@ -30,6 +30,15 @@ class AlreadyClaimed(Exception):
     """The key of a claim belongs to another request."""
 
 
+def spellings(prediction: str) -> set[str]:
+    """Return the texts that a prediction may be stored as: 3 and 3.0 are the same number."""
+    found = {prediction}
+    with suppress(ValueError, OverflowError):  # it is not a number, or infinite
+        number = float(prediction)
+        found |= {str(number), str(int(number))} if number.is_integer() else {str(number)}
+    return found
+
+
 class Database:
     """Results on disk.
 
@@ -52,10 +61,14 @@ class Database:
         statement = insert.on_conflict_do_nothing(index_elements=list(table.primary_key))
         return statement.execution_options(preserve_rowcount=True)
 
-    def insert(self, rows: list[Row]) -> None:
-        """Commit the rows. Skip ids that are already stored. With no rows, check that it is possible to write."""
+    def insert(self, rows: list[Row]) -> bool:
+        """Commit the rows. Skip ids that are already stored. With no rows, check that it is possible to write.
+
+        Return whether all rows are new.
+        """
         if not rows:
-            return self._probe()
+            self._probe()
+            return True
         # Always in the same order: two writers with the same ids in different orders could block each other.
         rows = sorted(rows, key=lambda row: row["id"])
         with self._connection(self._writer) as connection, COMMIT.time():
@@ -65,6 +78,7 @@ class Database:
         COMMIT_RESULTS.observe(len(rows))
         if stored:  # otherwise nothing was written
             self._writable_until = monotonic() + PROBE_SECONDS
+        return stored == len(rows)
 
     def _probe(self) -> None:
         if monotonic() < self._writable_until:
@@ -85,7 +99,7 @@ class Database:
         """
         query = sa.select(RESULTS)
         if prediction is not None:
-            query = query.where(RESULTS.c.prediction == prediction)
+            query = query.where(RESULTS.c.prediction.in_(spellings(prediction)))
         return self._page(query, RESULTS, "result", limit, before)
 
     def dead_letters(self, limit: int, before: str | None = None, shown: int = 1000) -> tuple[list[Row], str | None]:
@@ -114,7 +128,8 @@ class Database:
         """Return the rows that have these ids, in the order of the ids."""
         with self._connection(self._readers) as connection:
             rows = [row._asdict() for row in connection.execute(sa.select(RESULTS).where(RESULTS.c.id.in_(ids)))]
-        return sorted(rows, key=lambda row: ids.index(row["id"]))
+        places = {id: place for place, id in enumerate(ids)}
+        return sorted(rows, key=lambda row: places[row["id"]])
 
     def count_by_prediction(self, limit: int) -> list[tuple[str, bool, int]]:
         """Return (prediction as text, whether it is a number, results) of the `limit` most frequent predictions."""
@@ -137,8 +152,8 @@ class Database:
             connection.commit()
         NEW_DEAD_LETTERS.inc(new)
 
-    def claim(self, claims: list[Row]) -> None:
-        """Commit claims. Each gives a `key` to a `request` for a day.
+    def claim(self, claims: list[Row]) -> bool:
+        """Commit claims. Each gives a `key` to a `request` for a day. Return whether all are new.
 
         Raises AlreadyClaimed, and commits nothing, if one of the keys belongs to another request.
         """
@@ -147,12 +162,13 @@ class Database:
         keys = [claim["key"] for claim in claims]
         with self._connection(self._writer) as connection:
             connection.execute(CLAIMS.delete().where(CLAIMS.c.time < now - CLAIM_AGE))
-            connection.execute(self._insert_claims, claims)
+            new = connection.execute(self._insert_claims, claims).rowcount
             query = sa.select(CLAIMS.c.key, CLAIMS.c.request).where(CLAIMS.c.key.in_(keys))
             owners = {row.key: row.request for row in connection.execute(query)}
             if any(owners[claim["key"]] != claim["request"] for claim in claims):
                 raise AlreadyClaimed
             connection.commit()
+        return bool(new == len(claims))
 
     def close(self) -> None:
         self._readers.dispose()

@@ -70,6 +70,7 @@ class StoreRequest(Body):
 
 class StoreResponse(BaseModel):
     stored: int = Field(description="how many of the results are on disk now, from before or new", examples=[1])
+    all_new: bool = Field(description="no result with one of these ids was stored before; false: perhaps one was")
 
 
 class Page(BaseModel):
@@ -112,7 +113,7 @@ class ClaimRequest(Body):
 
 class ClaimResponse(BaseModel):
     claimed: bool = Field(description="the key belongs to this request for a day from when it was first claimed")
-    results: list[Result] = Field(description="what is stored under `id` already: the answer to a repeated request")
+    results: list[Result] = Field(description="if the key was claimed before: what is stored under `id`")
 
 
 class DeadLetter(BaseModel):

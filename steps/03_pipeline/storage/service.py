@@ -52,20 +52,23 @@ class Service:
         await self._results.write([])
         return ReadyResponse()
 
-    async def store(self, results: list[Result]) -> None:
-        """Store each result whose id is new. When this returns, all of them are on disk."""
-        await self._results.write([result.to_row() for result in results])
+    async def store(self, results: list[Result]) -> bool:
+        """Store each result whose id is new. When this returns, all of them are on disk.
+
+        Return whether all were new. False also if a result was not that shared their commit.
+        """
+        return await self._results.write([result.to_row() for result in results])
 
     async def claim(self, claim: ClaimRequest) -> list[Result]:
-        """Give a key to a request, on disk. Return the results that are stored for the request already.
+        """Give a key to a request, on disk. If it had the key before, return the results that are stored for it.
 
         Raises RequestError (422) if the key belongs to another request.
         """
         try:
-            await self._claims.write([claim.model_dump(include={"key", "request"})])
+            is_new = await self._claims.write([claim.model_dump(include={"key", "request"})])
         except AlreadyClaimed:
             raise RequestError(422, KEY_TAKEN) from None
-        return await asyncio.to_thread(self._stored_for, claim.id) if claim.id else []
+        return [] if is_new or not claim.id else await asyncio.to_thread(self._stored_for, claim.id)
 
     def _stored_for(self, id: str) -> list[Result]:
         """Return the result with the id, or those of a batch: id.0, id.1 and so on."""

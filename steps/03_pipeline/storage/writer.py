@@ -14,18 +14,18 @@ ANSWER_SECONDS, STOP_SECONDS = 5, 30
 
 class Job(NamedTuple):
     rows: list[Row]
-    done: asyncio.Future[None]
+    done: asyncio.Future[bool]
 
 
 class Writer:
     """Lets requests share commits: a disk takes as long for the rows of sixteen requests as for those of one.
 
-    `insert` commits a list of rows and waits for the disk. It runs in a thread of this writer. It raises RequestError
-    if no row can be stored now. After any other error, which a single row may have caused, the writer halves the
-    requests until only those that contain such a row have failed.
+    `insert` commits a list of rows, waits for the disk, and returns whether all of them are new. It runs in a thread of
+    this writer. It raises RequestError if no row can be stored now. After any other error, which a single row may have
+    caused, the writer halves the requests until only those that contain such a row have failed.
     """
 
-    def __init__(self, insert: Callable[[list[Row]], None], max_queue: int = 4096):
+    def __init__(self, insert: Callable[[list[Row]], bool], max_queue: int = 4096):
         self._insert, self._max_queue = insert, max_queue  # in rows
         self._queue = SimpleQueue[Job | None]()  # None: the last one
         self._waiting = 0  # rows in the queue
@@ -33,8 +33,8 @@ class Writer:
         self._thread = Thread(target=self._work, name="write", daemon=True)
         self._thread.start()
 
-    async def write(self, rows: list[Row]) -> None:
-        """Return when the rows are on disk.
+    async def write(self, rows: list[Row]) -> bool:
+        """Return when the rows are on disk: True if all are new, False if one of the commit was stored before.
 
         Raises RequestError (503) if too many rows are waiting, or if it takes too long. Rows that were accepted are
         written even if the caller no longer waits.
@@ -46,7 +46,7 @@ class Writer:
         self._queue.put(job)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await job.done
+                return await job.done
         except TimeoutError:
             raise RequestError(503, "the database does not answer: try again later", Retry_After="1") from None
 
@@ -67,23 +67,22 @@ class Writer:
             if jobs:
                 self._loop.call_soon_threadsafe(self._deliver, jobs, self._commit(jobs))
 
-    def _commit(self, jobs: list[Job]) -> list[BaseException | None]:
-        """Return the error of each job, None if its rows are on disk."""
+    def _commit(self, jobs: list[Job]) -> list[BaseException | bool]:
+        """Return the error of each job or, if its rows are on disk, whether all of the commit are new."""
         try:
-            self._insert([row for job in jobs for row in job.rows])
-            return [None] * len(jobs)
+            return [self._insert([row for job in jobs for row in job.rows])] * len(jobs)
         except BaseException as error:  # whatever happens, this thread has to go on
             if isinstance(error, RequestError) or len(jobs) == 1:
                 return [error] * len(jobs)
             middle = len(jobs) // 2
             return self._commit(jobs[:middle]) + self._commit(jobs[middle:])
 
-    def _deliver(self, jobs: list[Job], errors: list[BaseException | None]) -> None:
-        for job, error in zip(jobs, errors, strict=True):
+    def _deliver(self, jobs: list[Job], outcomes: list[BaseException | bool]) -> None:
+        for job, outcome in zip(jobs, outcomes, strict=True):
             self._waiting -= max(len(job.rows), 1)
             if job.done.done():
                 continue  # its client is gone
-            if error:
-                job.done.set_exception(error)
+            if isinstance(outcome, BaseException):
+                job.done.set_exception(outcome)
             else:
-                job.done.set_result(None)
+                job.done.set_result(outcome)

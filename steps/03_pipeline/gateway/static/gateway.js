@@ -5,7 +5,7 @@ import { accept, currentKey, otherKey } from "./key.js";
 const PATIENCE_MS = 8000; // the gateway answers within 2 s, with 503 if it has to
 
 /**
- * Call the gateway. If it wants a key, ask the reader for it and call again.
+ * Call the gateway at a path relative to this page: a proxy may serve both under a path of its own. If it wants a key, ask the reader for it and call again.
  * @returns {Promise<{reply: object, requestId: string | null, ms: number}>} `ms`: from the request to the whole reply
  * @throws {Error} with a sentence for the reader, unless `signal` has aborted the request
  */

@@ -46,8 +46,8 @@ async function load(kind, query, take) {
   const parameters = new URLSearchParams({ limit: PAGE, ...(prediction && { prediction }), ...query });
   try {
     const [page, summary] = await Promise.all([
-      call(`/results?${parameters}`, { signal }),
-      call("/results/summary", { signal }),
+      call(`results?${parameters}`, { signal }),
+      call("results/summary", { signal }),
     ]);
     take(page.reply);
     showResults();

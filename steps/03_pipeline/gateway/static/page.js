@@ -44,7 +44,7 @@ async function recognize() {
   let answer, fault;
   try {
     const body = given ?? (await drawing.toBlob()); // a Blob: its type becomes the Content-Type
-    answer = await call("/inferir", { method: "POST", body, signal });
+    answer = await call("inferir", { method: "POST", body, signal });
   } catch (error) {
     fault = error;
   }

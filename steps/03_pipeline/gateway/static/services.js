@@ -36,7 +36,7 @@ const visibilityChange = () =>
 /** The state of each service: "ready", "down", or "unknown" if it cannot be asked; and a text about it. */
 async function readHealth() {
   try {
-    const { reply, ms } = await call("/services");
+    const { reply, ms } = await call("services");
     return mapServices((service) => healthOf(reply[service]), healthOf({ ready: true, ms }));
   } catch {
     return mapServices(() => ({ state: "unknown", text: "not known" }), { state: "down", text: "not reachable" });

@@ -124,8 +124,8 @@ class Peer:
     def results(self) -> list[dict]:
         return [result for message in self.messages() for result in json.loads(message.data)["results"]]
 
-    def purge(self) -> None:
-        self.call(self._stream.purge_stream, "RESULTS")
+    def purge(self, stream: str = "RESULTS") -> None:
+        self.call(self._stream.purge_stream, stream)
 
     def answer(self, subject: str, content, status: int | None = 200) -> list:
         """Answer what is asked on a subject: bytes, JSON, or nothing. Returns a list, where the questions will be."""

@@ -30,9 +30,11 @@ class Results:
     def record(self, body: bytes) -> tuple[int, dict]:
         results = json.loads(body)["results"]
         with self._lock:
+            before = len(self.rows)
             for result in results:
                 self.rows.setdefault(result["id"], result)
-        return 200, {"stored": len(results)}
+            all_new = len(self.rows) - before == len(results)
+        return 200, {"stored": len(results), "all_new": all_new}
 
     def claim(self, body: bytes) -> tuple[int, dict]:
         claim = json.loads(body)

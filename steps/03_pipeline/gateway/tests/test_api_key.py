@@ -47,7 +47,7 @@ def test_without_the_key_no_service_is_asked(locked, storage, method, path):
 def test_probes_the_page_and_the_manual_need_no_key(locked, path):
     reply = locked.get(path)
     assert reply.status_code == 200
-    for part in re.findall(r'(?:src|href)="(/static[^"]+)"', reply.text):
+    for part in re.findall(r'(?:src|href)="(/?static[^"]+)"', reply.text):
         assert locked.get(part).status_code == 200, part
 
 

@@ -75,6 +75,20 @@ def test_a_form_may_bring_the_picture(gateway, preprocess, file, kind):
     assert (headers["Content-Type"], body) == (kind, b"a picture")
 
 
+FORM_TYPE = {"Content-Type": "multipart/form-data; boundary=x"}
+FORM = b"--x\r\nContent-Disposition: form-data; name=image; filename*=UTF-8''%E2%98%83\r\n\r\na picture\r\n--x--\r\n"
+
+
+def test_the_name_of_a_file_may_be_written_as_rfc_8187_says(gateway, preprocess):
+    assert gateway.post("/inferir", content=FORM, headers=FORM_TYPE).json()["prediction"] == [3]
+    assert preprocess.asked[0][2] == b"a picture"
+
+
+def test_other_names_of_a_media_type_are_taken(gateway, preprocess):
+    assert gateway.post("/inferir", content=b"a picture", headers={"Content-Type": "image/jpg"}).status_code == 200
+    assert preprocess.asked[0][1]["Content-Type"] == "image/jpeg"
+
+
 @pytest.mark.parametrize(
     ("sent", "status", "says"),
     [
@@ -86,7 +100,8 @@ def test_a_form_may_bring_the_picture(gateway, preprocess, file, kind):
         ({"content": b"x" * 1_000_001, "headers": PNG}, 413, "1,000,000 bytes"),
         ({"files": {"image": ("big.png", b"x" * 1_000_000, "image/png")}}, 413, "1,000,000 bytes"),
         ({"files": {"picture": ("digit.png", b"x", "image/png")}}, 422, "no file `image`"),
-        ({"files": {"image": (None, b"text")}}, 422, "no file `image`"),
+        ({"files": {"image": (None, b"text")}}, 422, "the part `image` of the form has no file name"),
+        ({"content": FORM[:-6], "headers": FORM_TYPE}, 400, "its end is missing"),
         ({"content": b"no form", "headers": {"Content-Type": "multipart/form-data"}}, 400, "a file `image`"),
         ({"content": b"no form", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, "form"),
         (
@@ -97,7 +112,9 @@ def test_a_form_may_bring_the_picture(gateway, preprocess, file, kind):
         ({"files": [("image", ("digit.png", b"x"))] * 11}, 400, "a file `image`"),
     ],
 )
-def test_what_cannot_be_taken_is_refused_at_the_door(gateway, preprocess, inference, sent, status, says):
+def test_what_cannot_be_taken_is_refused_before_any_service_is_asked(
+    gateway, preprocess, inference, sent, status, says
+):
     reply = gateway.post("/inferir", **sent)
     assert reply.status_code == status
     assert list(reply.json()) == ["error"] and says in reply.json()["error"]

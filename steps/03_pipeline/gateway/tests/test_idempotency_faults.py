@@ -88,6 +88,27 @@ def test_a_result_that_the_broker_kept_but_did_not_queue_is_queued_by_the_next_r
     assert [(result["id"], result["prediction"]) for result in peer.results()] == [(answer["id"], 3)]
 
 
+@pytest.mark.parametrize("taken", [False, True], ids=["free", "another request's"])
+def test_a_claim_that_expires_before_the_result_comes_costs_no_result(open_gateway, broker, peer, inference, taken):
+    peer.make_stream()
+    gateway = open_gateway(storage_url=broker.url, deadline_seconds=4)
+    predict = inference.answers["/inferir"]
+
+    def predict_late(body: bytes) -> tuple[int, dict]:
+        inference.answers["/inferir"] = predict
+        peer.purge("KV_claims")
+        if taken:
+            assert send(gateway, "order-66", OTHER).json()["stored"] == "queued"
+        return predict(body)
+
+    inference.answers["/inferir"] = predict_late
+    answer = send(gateway, "order-66").json()
+    assert (answer["prediction"], answer["stored"]) == ([3], "queued")
+    assert answer["id"] in [result["id"] for result in peer.results()]
+    if not taken:
+        assert send(gateway, "order-66").json()["id"] == answer["id"]
+
+
 def test_a_storage_of_an_older_version_still_takes_the_key(gateway, storage):
     claim = storage.answers["/claims"]
     storage.answers["/claims"] = lambda body: (200, {"claimed": claim(body)[0] == 200})

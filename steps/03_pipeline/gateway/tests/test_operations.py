@@ -48,12 +48,19 @@ def test_the_page_and_its_parts_are_served_and_take_scripts_from_nowhere_else(ga
     page = gateway.get("/")
     assert page.headers["Content-Type"].startswith("text/html")
     assert page.headers["Content-Security-Policy"].startswith("default-src 'self'")
-    parts = re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)
+    parts = re.findall(r'(?:src|href)="(static/[^"]+)"', page.text)
     assert len(parts) >= 3
     for part in parts:
         reply = gateway.get(part)
         assert (reply.status_code, reply.headers["Cache-Control"]) == (200, "no-cache"), part
     assert gateway.get("/static/../app.py").status_code == 404
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-9", "lines=1-2", "bytes", "bytes=9999999-", "bytes=a-b"])
+@pytest.mark.parametrize("path", ["/", "/static/page.js", "/static-offline-docs/swagger-ui.css"])
+def test_a_range_is_ignored(gateway, path, wanted):
+    whole, part = gateway.get(path), gateway.get(path, headers={"Range": wanted})
+    assert (part.status_code, part.content) == (200, whole.content)
 
 
 def test_the_manual_describes_pictures_and_json(gateway):

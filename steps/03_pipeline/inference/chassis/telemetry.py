@@ -45,7 +45,10 @@ def metrics() -> bytes:
 
 
 class Telemetry:
-    """ASGI middleware: give each request an id, measure it, and write its line of the log. HEAD is answered as GET."""
+    """ASGI middleware: give each request an id, measure it, and write its line of the log.
+
+    HEAD is answered as GET. Range is ignored, as HTTP allows: Starlette refuses units that it does not know.
+    """
 
     def __init__(self, app: ASGIApp, max_id: int = 4096):
         self.app, self.max_id = app, max_id  # characters: requests that share a call send the ids of all
@@ -54,8 +57,9 @@ class Telemetry:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         method = scope["method"]
-        if method == "HEAD":  # FastAPI's GET routes do not take it. uvicorn leaves the body out of the response.
-            scope = {**scope, "method": "GET"}
+        if method in ("GET", "HEAD"):
+            # FastAPI's GET routes do not take HEAD. uvicorn leaves the body out of the response.
+            scope = {**scope, "method": "GET", "headers": [each for each in scope["headers"] if each[0] != b"range"]}
         begin, status = perf_counter(), 500  # what the client gets if the application fails
         own_id = id_of(scope["headers"], self.max_id)
         request_id.set(own_id)

@@ -16,7 +16,9 @@ from settings import Settings
 NOT_A_PICTURE = "the body is not a PNG or JPEG that can be read: is the file whole?"
 
 
-@pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "application/octet-stream", "Image/PNG; name=two.png"])
+@pytest.mark.parametrize(
+    "kind", ["image/png", "image/jpeg", "image/jpg", "application/octet-stream", "Image/PNG; name=two.png"]
+)
 def test_a_picture_is_answered_with_its_features_and_their_version(client, kind):
     reply = posted(client, PNG, kind)
     assert (reply.status_code, list(reply.json())) == (200, ["features", "version"])

@@ -38,7 +38,7 @@ class Client:
                     self.pending = [result(id, seconds=self.posts, prediction=self.posts % 10) for id in ids]
                     self.sent |= {result["id"]: result for result in self.pending}
                 reply = ask(connection, "POST", "/results", {"results": self.pending})
-                assert json.loads(reply.text) == {"stored": self.size}
+                assert json.loads(reply.text)["stored"] == self.size
                 self.acknowledged |= {result["id"] for result in self.pending}
                 self.pending, told = [], reply.getheader("Connection") == "close"
         except (OSError, http.client.HTTPException):

@@ -136,5 +136,5 @@ def test_workers_that_write_the_same_ids_in_other_orders_do_not_block_each_other
         for turn in range(10):
             rows = [row(f"{turn}-{id}") for id in ids]
             writing = [pool.submit(database.insert, rows), pool.submit(other.insert, rows[::-1])]
-            assert [written.result(20) for written in writing] == [None, None]
+            assert {written.result(20) for written in writing} == {True, False}  # one of them was first
     assert len(pages(database, 100)) == 600

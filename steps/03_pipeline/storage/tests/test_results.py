@@ -14,7 +14,7 @@ from settings import Settings
 def test_a_stored_result_is_listed_as_it_was_sent(client):
     sent = result("7f3a.0", preprocess=None, time="2026-05-04T14:30:00.250000+02:00")
     reply = stored(client, sent)
-    assert (reply.status_code, reply.json()) == (200, {"stored": 1})
+    assert (reply.status_code, reply.json()) == (200, {"stored": 1, "all_new": True})
     reply = client.get("/results")
     assert reply.status_code == 200
     assert reply.json() == {"results": [sent | {"time": "2026-05-04T12:30:00.250000Z"}], "next": None}
@@ -22,8 +22,8 @@ def test_a_stored_result_is_listed_as_it_was_sent(client):
 
 def test_a_result_that_is_stored_already_counts_as_stored_and_stays_as_it_is(client):
     first, other = result("a", prediction=1), result("a", prediction=2)
-    assert stored(client, first, other).json() == {"stored": 2}
-    assert stored(client, other, result("b")).json() == {"stored": 2}
+    assert stored(client, first, other).json() == {"stored": 2, "all_new": False}
+    assert stored(client, other, result("b")).json() == {"stored": 2, "all_new": False}
     assert {found["id"]: found["prediction"] for found in client.get("/results").json()["results"]} == {"a": 1, "b": 3}
 
 
@@ -44,6 +44,7 @@ def test_the_list_of_a_prediction_has_only_that_prediction(client):
     assert listed(client, "?prediction=2") == ["8", "5", "2"]
     assert listed(client, "?prediction=2&limit=1&before=8") == ["5"]
     assert listed(client, "?prediction=7") == []
+    assert listed(client, "?prediction=2.0") == ["8", "5", "2"]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,12 @@ def test_the_limit_of_results_is_exact(client, count):
     if count > 1024:
         assert reply.json() == {"error": "a request has at most 1,024 results: send several requests"}
     assert client.get("/results/summary").json()["total"] == (1024 if count == 1024 else 0)
+
+
+def test_a_body_with_a_content_encoding_gets_415(client):
+    reply = client.post("/results", json={"results": [result()]}, headers={"Content-Encoding": "gzip"})
+    assert (reply.status_code, reply.headers["Accept-Encoding"]) == (415, "identity")
+    assert reply.json() == {"error": "send the body as it is, without a Content-Encoding"}
 
 
 def test_the_limit_of_bytes_is_exact(sqlite_url):

@@ -16,7 +16,7 @@ class Disk:
         self.gate, self.begun, self.commits = threading.Event(), threading.Event(), []
         self.refuses = False
 
-    def insert(self, rows: list[dict]) -> None:
+    def insert(self, rows: list[dict]) -> bool:
         self.begun.set()
         assert self.gate.wait(10)
         if self.refuses:
@@ -24,7 +24,10 @@ class Disk:
             raise RequestError(503, "the disk is full")
         if any(row["id"] == "poison" for row in rows):
             raise ValueError("poison")
-        self.commits.append([row["id"] for row in rows])
+        ids = [row["id"] for row in rows]
+        all_new = not {id for commit in self.commits for id in commit} & set(ids)
+        self.commits.append(ids)
+        return all_new
 
 
 def write_while_a_commit_is_under_way(disk: Disk, ids: list[str], max_queue: int = 4096, cancel: str | None = None):
@@ -48,14 +51,19 @@ def write_while_a_commit_is_under_way(disk: Disk, ids: list[str], max_queue: int
 
 def test_what_comes_during_a_commit_is_written_by_the_next():
     disk = Disk()
-    assert write_while_a_commit_is_under_way(disk, ["a", "b", "c"]) == [None, None, None]
+    assert write_while_a_commit_is_under_way(disk, ["a", "b", "c"]) == [True, True, True]
     assert disk.commits == [["first"], ["a", "b", "c"]]
+
+
+def test_all_that_share_a_commit_are_told_if_one_row_is_not_new():
+    disk = Disk()
+    assert write_while_a_commit_is_under_way(disk, ["a", "first"]) == [False, False]
 
 
 def test_a_poisoned_row_fails_alone():
     disk = Disk()
     a, poison, b = write_while_a_commit_is_under_way(disk, ["a", "poison", "b"])
-    assert (a, str(poison), b) == (None, "poison", None)
+    assert (a, str(poison), b) == (True, "poison", True)
     assert disk.commits == [["first"], ["a"], ["b"]]
 
 
@@ -70,7 +78,7 @@ def test_a_full_disk_is_tried_once_for_all_waiting_requests():
 def test_a_full_queue_is_refused_and_what_waits_in_it_is_written():
     disk = Disk()
     a, b, c = write_while_a_commit_is_under_way(disk, ["a", "b", "c"], max_queue=3)
-    assert (a, b, c.status, c.headers) == (None, None, 503, {"Retry-After": "1"})
+    assert (a, b, c.status, c.headers) == (True, True, 503, {"Retry-After": "1"})
     assert c.sentence == "too many results wait for the disk: try again in a second"
     assert disk.commits == [["first"], ["a", "b"]]
 
@@ -78,7 +86,7 @@ def test_a_full_queue_is_refused_and_what_waits_in_it_is_written():
 def test_rows_of_a_client_that_is_gone_are_written_all_the_same():
     disk = Disk()
     a, b = write_while_a_commit_is_under_way(disk, ["a", "b"], cancel="a")
-    assert (type(a), b) == (asyncio.CancelledError, None)
+    assert (type(a), b) == (asyncio.CancelledError, True)
     assert disk.commits == [["first"], ["a", "b"]]
 
 
@@ -135,6 +143,8 @@ def test_one_poisoned_row_among_500_requests_costs_few_commits():
     disk = Disk()
     ids = [f"{number}" for number in range(500)]
     outcomes = write_while_a_commit_is_under_way(disk, [*ids[:300], "poison", *ids[300:]])
-    assert [id for id, outcome in zip([*ids[:300], "poison"], outcomes, strict=False) if outcome] == ["poison"]
+    assert [id for id, outcome in zip([*ids[:300], "poison"], outcomes, strict=False) if outcome is not True] == [
+        "poison"
+    ]
     assert sorted(id for commit in disk.commits[1:] for id in commit) == sorted(ids)
     assert len(disk.commits) <= 10  # one for each time that the rest was halved
