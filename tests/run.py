@@ -28,6 +28,7 @@ ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "tests/test_w
 ALONE += ["steps/04_docker/tests/test_scaling.py"]
 QUICK = ["steps/0[12]*/tests", "steps/03_pipeline/*/tests"]
 QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "notebooks", "project", "run", "stubs")]
+QUICK += ["tests/test_manifests.py"]
 # Files of the steps that start processes or a broker, train a model, wait for a time limit, or try many pictures.
 SLOW = ["server", "process", "train", "readme", "crash*", "*outages", "*faults", "*nats*", "dead_letters", "retries"]
 SLOW += ["api_key_file", "fuzz", "photo", "grpc_health", "grpc_replicas", "grpc_shutdown"]
