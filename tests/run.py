@@ -10,6 +10,7 @@ a part prints is shown when it ends. A file of tests or a notebook that is not n
 import collections
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,14 @@ def plan(quick: bool) -> list[list[list[Part]]]:
     return [[parts(rest), parts(docker)], [parts(alone)]]
 
 
+def place_models() -> None:
+    """Train each model once and put it where the notebooks look for it, as if the reader had trained it."""
+    for folder in ("01_flask", "02_fastapi", "03_pipeline/inference"):
+        place = ROOT / "steps" / folder / "model"
+        if not place.exists():
+            shutil.copytree(trained(folder), place)
+
+
 def work(lanes: list[collections.deque[Part]], lane: int, lock: threading.Lock) -> None:
     """Run the parts of a lane, then those of the other one."""
     while True:
@@ -170,6 +179,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background ignores it
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process compiles scikit-learn again, for three seconds
     begin, stages = time.monotonic(), plan("--quick" in arguments)
+    if "--quick" not in arguments:
+        place_models()
     run(stages)
     passed = report([part for stage in stages for lane in stage for part in lane], time.monotonic() - begin)
     return 0 if passed else 1
