@@ -128,9 +128,7 @@ def test_a_copied_out_step_does_what_its_readme_says(step, tmp_path):
                 command = ["bash", "-c", on_port(port, content.strip())]
                 service = Service(command, folder, port, environment(path))
                 service.wait("/readyz", timeout=120)  # step 03 trains first
-                ask = functools.partial(
-                    requests.post, service.url + "/inferir", data=request, headers=JSON, timeout=10
-                )
+                ask = functools.partial(requests.post, service.url + "/inferir", data=request, headers=JSON, timeout=10)
                 wait_until(lambda: ask().ok, timeout=60, pause=0.2)  # noqa: B023  # the gateway is ready before inference
                 assert ask().json()["prediction"] == [3], content
             else:
