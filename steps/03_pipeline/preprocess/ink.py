@@ -45,7 +45,7 @@ def lift_ink(grey: np.ndarray) -> np.ndarray | None:
 def is_clean(contrast: np.ndarray, peak: float) -> bool:
     """Return whether most of the paper has exactly one level, as in a drawing."""
     faint = np.count_nonzero((contrast > 0) & (contrast < peak / 2))
-    return bool(bool(faint < 0.4 * np.count_nonzero(contrast == 0)))
+    return bool(faint < 0.4 * np.count_nonzero(contrast == 0))
 
 
 def lift_ink_from_photo(grey: np.ndarray) -> np.ndarray | None:
