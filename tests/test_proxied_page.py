@@ -1,44 +1,24 @@
 """The page of step 03 behind a real proxy, which serves it under a path: Jupyter's, as JupyterHub and Binder use it."""
 
-import os
-import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 import requests
 from playwright.sync_api import expect
 
-from conftest import serve_all, wait_until
-from lab.launch import free_port, launch
+from conftest import serve_all
+from lab.launch import Service, free_port, launch
 from test_page import DIGITS, assert_answer, draw
 
 BASE = "/user/x"  # the path of a user's server behind a hub
 
 
-@contextmanager
-def jupyter(folder):
-    """The address of a Jupyter server. At BASE/proxy/PORT/ it passes on what it gets, without that path."""
+def jupyter(folder) -> Service:
+    """A Jupyter server. At BASE/proxy/PORT/ it passes on what it gets, without that path."""
     port = free_port()
     command = [sys.executable, "-m", "jupyter", "server", "--no-browser", f"--ServerApp.port={port}", "--allow-root"]
     command += [f"--ServerApp.base_url={BASE}/", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
-    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(folder), "JUPYTER_DATA_DIR": str(folder)}
-    with (folder / "jupyter.log").open("w") as log:
-        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: process.poll() is not None or answers(f"http://127.0.0.1:{port}{BASE}/api"), 60)
-        assert process.poll() is None, (folder / "jupyter.log").read_text()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.ConnectionError:
-        return False
+    return Service(command, folder, port, {"JUPYTER_CONFIG_DIR": str(folder), "JUPYTER_DATA_DIR": str(folder)})
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +28,9 @@ def proxied(trained, tmp_path_factory):
     with serve_all("03_pipeline", MODEL_DIR=str(trained("03_pipeline"))) as services:
         env = {f"{name.upper()}_URL": services[name].url for name in ("preprocess", "inference", "storage")}
         env["ROOT_PATH"] = f"{BASE}/proxy/{port}"
-        with launch("03_pipeline/gateway", env=env, port=port), jupyter(tmp_path_factory.mktemp("jupyter")) as url:
-            yield f"{url}{BASE}/proxy/{port}"
+        with launch("03_pipeline/gateway", env=env, port=port), jupyter(tmp_path_factory.mktemp("jupyter")) as server:
+            server.wait(f"{BASE}/api", timeout=60)
+            yield f"{server.url}{BASE}/proxy/{port}"
 
 
 def test_a_digit_is_drawn_answered_and_listed(proxied, page):
