@@ -97,7 +97,7 @@ def without_text(content: bytes) -> bytes:
 
     Short ones stay: the camera's notes may be one.
     """
-    if not content.startswith(PNG):
+    if not content.startswith(PNG) or not any(kind in content for kind in TEXTS):
         return content
     kept, place = [PNG], len(PNG)
     while place < len(content):  # a chunk is its length, its type, so many bytes, and a checksum
