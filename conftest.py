@@ -1,16 +1,17 @@
 """What goes for tests and notebooks alike."""
 
+import importlib
 import os
 
 import pytest
 
 
 def pytest_collection_modifyitems(items):
-    """Skip the notebook of containers where there are none; on the CI machine it runs, and its first check fails."""
-    cells = [item for item in items if item.path.name == "04_docker.ipynb"]
-    if cells and not os.environ.get("CI"):
-        from lab.containers import missing
-
-        reason = missing()
+    """Skip a notebook where what it needs is missing; on the CI machine it runs, and its first check fails."""
+    if os.environ.get("CI"):
+        return
+    for name, module in (("04_docker.ipynb", "lab.containers"), ("04_kubernetes.ipynb", "lab.cluster")):
+        cells = [item for item in items if item.path.name == name]
+        reason = importlib.import_module(module).missing() if cells else ""
         for cell in cells if reason else []:
             cell.add_marker(pytest.mark.skip(reason=reason))

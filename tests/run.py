@@ -2,9 +2,10 @@
 
 --quick skips what needs Docker, a browser or a notebook, and in the steps what starts processes or waits: see SLOW.
 
-A part is one pytest process. Two lanes work side by side: one begins with the parts that need Docker, the other with
-the rest, and the lane that ends first helps the other. What compares times has the machine to itself, at the end. What
-a part prints is shown when it ends. A file of tests or a notebook that is not named here is a part of "the rest".
+A part is one pytest process. Three lanes work side by side: what needs Docker, what needs a Kubernetes cluster, and the
+rest. The lane that ends first helps the others, but the parts that need the cluster follow one another: there is one
+cluster, and they mostly wait. What compares times has the machine to itself, at the end. What a part prints is shown
+when it ends. A file of tests or a notebook that is not named here is a part of "the rest".
 """
 
 import collections
@@ -25,6 +26,7 @@ from trained import ROOT, trained
 
 DOCKER = ["steps/04_docker/tests", "notebooks/04_*.ipynb"]
 DOCKER += [f"tests/test_{name}.py" for name in ("containers", "docker_readmes", "images")]
+CLUSTER = ["steps/04_docker/tests/test_kubernetes.py", "notebooks/04_kubernetes.ipynb"]
 ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "tests/test_wires.py"]
 ALONE += ["steps/04_docker/tests/test_scaling.py"]
 QUICK = ["steps/0[12]*/tests", "steps/03_pipeline/*/tests"]
@@ -39,7 +41,7 @@ LONGEST_FIRST += ["tests/test_project.py", "tests/test_images.py", "notebooks/*.
 LONGEST_FIRST += ["steps/03_pipeline/*/tests", "tests/test_browser.py", "tests/test_wires.py", "tests/test_starters.py"]
 LONGEST_FIRST += ["tests/test_pipeline.py"]
 TOGETHER = QUICK  # files of one folder that share a process, since each takes a second or two
-PORTS = ["20000-24999", "25000-29999"]  # of each lane: two services must not get the same
+PORTS = ["20000-23999", "24000-26999", "27000-29999"]  # of each lane: two services must not get the same
 
 
 @dataclass
@@ -124,9 +126,10 @@ def plan(quick: bool) -> list[list[list[Part]]]:
     if quick:
         slow = files(*(f"steps/**/tests/test_{name}.py" for name in SLOW))
         return [[parts(files(*QUICK) - slow), []]]
-    alone, docker = files(*ALONE), files(*DOCKER) - files(*ALONE)
-    rest = files("tests", "notebooks/*.ipynb", "steps/*/tests", "steps/*/*/tests") - alone - docker
-    return [[parts(rest), parts(docker)], [parts(alone)]]
+    alone, cluster = files(*ALONE), files(*CLUSTER)
+    docker = files(*DOCKER) - alone - cluster
+    rest = files("tests", "notebooks/*.ipynb", "steps/*/tests", "steps/*/*/tests") - alone - cluster - docker
+    return [[parts(rest), parts(docker), parts(cluster)], [parts(alone)]]
 
 
 def place_models() -> None:
@@ -138,10 +141,10 @@ def place_models() -> None:
 
 
 def work(lanes: list[collections.deque[Part]], lane: int, lock: threading.Lock) -> None:
-    """Run the parts of a lane, then those of the other one."""
+    """Run the parts of a lane, then those of the others that may run side by side: the first two."""
     while True:
         with lock:
-            left = lanes[lane] or lanes[lane - 1]
+            left = next(filter(None, [lanes[lane], *lanes[:2]]), None)
             if not left:
                 return
             part = left.popleft()

@@ -26,17 +26,17 @@ def test_every_file_of_tests_and_every_notebook_is_run_once():
 def test_the_quick_ones_are_some_of_them_and_need_no_docker_no_browser_and_no_notebook():
     quick = set(names(quick=True))
     assert quick < set(names(quick=False))
-    assert not quick & run.files(*run.DOCKER, *run.ALONE)
+    assert not quick & run.files(*run.DOCKER, *run.CLUSTER, *run.ALONE)
     assert not [name for name in quick if name.endswith(".ipynb") or "browser" in name or "page" in name]
 
 
 def test_each_name_of_a_slow_file_and_of_a_long_part_is_one_that_is_there():
-    patterns = [f"steps/**/tests/test_{name}.py" for name in run.SLOW] + run.LONGEST_FIRST
+    patterns = [f"steps/**/tests/test_{name}.py" for name in run.SLOW] + run.LONGEST_FIRST + run.CLUSTER + run.ALONE
     assert not [pattern for pattern in patterns if not run.files(pattern)]
 
 
 def test_what_takes_longest_begins_first():
-    (begun, helped), _ = run.plan(quick=False)
+    (begun, helped, _), _ = run.plan(quick=False)
     assert [begun[0].name, begun[1].name] == ["tests/test_make_it_yours.py", "tests/test_start.py"]
     assert helped[0].name == "tests/test_images.py"
 

@@ -1,4 +1,4 @@
-"""The pipeline in a cluster that kind made, in a namespace of its own: start, ask and remove it from Python."""
+"""The pipeline in a cluster that kind made, in a namespace of its own: start, ask, change and remove it from Python."""
 
 import contextlib
 import json
@@ -10,12 +10,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from changing import change, copy_steps
 from stack import STEP, missing
 
 CONTEXT = "kind-kind"  # no other: yours may be the cluster that you work with
-SERVICES = ["gateway", "preprocess", "inference", "storage"]
-IMAGES = [*SERVICES, "broker"]
+KUBECTL = ["kubectl", f"--context={CONTEXT}"]
 PREFIX = "inferir-test"  # of the images, so that yours stay as they are
+DEPLOYMENTS = ["gateway", "preprocess", "inference", "storage"]
+WORKLOADS = [*(f"deployment/{name}" for name in DEPLOYMENTS), "statefulset/broker", "statefulset/database"]
 START_SECONDS = 240
 
 
@@ -23,7 +25,7 @@ def lacking() -> str:
     """Say in a sentence what this machine needs for a cluster; "" if it has everything."""
     if reason := missing():
         return reason
-    for program in ("kind", "kubectl"):
+    for program in ("kind", "kubectl", "bash"):
         if not shutil.which(program):
             return f"{program} is not installed: see the section on Kubernetes in the README"
     return ""
@@ -32,72 +34,121 @@ def lacking() -> str:
 @contextlib.contextmanager
 def running_cluster() -> Iterator[None]:
     """The cluster of CONTEXT. If it does not answer, it is created, and deleted at the end."""
-    ask = ["kubectl", f"--context={CONTEXT}", "--request-timeout=5s", "get", "--raw=/readyz"]
+    ask = [*KUBECTL, "--request-timeout=5s", "get", "--raw=/readyz"]
     created = subprocess.run(ask, capture_output=True, timeout=60).returncode != 0
     if created:
-        run("kind", "create", "cluster", "--name=kind", seconds=600)
+        run("kind", "create", "cluster", "--config", str(STEP / "kubernetes/kind.yaml"), seconds=600)
     try:
         yield
     finally:
         if created:
-            run("kind", "delete", "cluster", "--name=kind")
+            run("kind", "delete", "cluster")
 
 
-def load_images() -> None:
-    """Build the images and load them into the cluster. Docker itself keeps none of them."""
-    run("docker", "compose", "build", "--quiet", seconds=900, COMPOSE_PROJECT_NAME=PREFIX)
-    names = [f"{PREFIX}-{name}:local" for name in IMAGES]
-    try:
-        run("kind", "load", "docker-image", *names, seconds=300)
-        with contextlib.suppress(RuntimeError):  # it saves a download; without it, the cluster fetches the image
-            run("kind", "load", "docker-image", "postgres:17", seconds=300)
-    finally:
-        run("docker", "image", "rm", *names)
-
-
-def run(*command: str, seconds: float = 120, **env: str) -> str:
-    """Run a command in the step's folder. Raises RuntimeError with what it said."""
-    done = subprocess.run(command, cwd=STEP, env={**os.environ, **env}, capture_output=True, text=True, timeout=seconds)
+def run(*command: str, seconds: float = 120, folder: Path | None = None, content: str = "", **env: str) -> str:
+    """Run a command and return what it prints. Raises RuntimeError with what it said."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **env},
+        input=content,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-6000:]}")
     return done.stdout
 
 
-class Pipeline:
-    """kubernetes/local in a namespace of its own. Use it with `with`: at the end, the namespace is deleted."""
+def remove(namespace: str) -> None:
+    """Delete a namespace at once."""
+    kubectl = [*KUBECTL, f"--namespace={namespace}"]
+    # Pods would wait 45 s before they end, and what they belong to would start them again.
+    run(*kubectl, "delete", "deployments,replicasets,statefulsets", "--all", "--cascade=orphan")
+    run(*kubectl, "delete", "pods", "--all", "--force", "--grace-period=0")
+    run(*KUBECTL, "delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s", seconds=150)
 
-    def __init__(self, folder: Path):
-        self.namespace = f"inferir-{uuid.uuid4().hex[:8]}"
-        self.manifests = shutil.copytree(STEP / "kubernetes", folder / "kubernetes")
-        (self.manifests / "local" / "password").write_text(uuid.uuid4().hex)
-        (self.manifests / "test").mkdir()
-        images = [{"name": f"inferir-{name}", "newName": f"{PREFIX}-{name}"} for name in IMAGES]
-        overlay = {"namespace": self.namespace, "resources": ["../local"], "images": images}
-        (self.manifests / "test" / "kustomization.yaml").write_text(json.dumps(overlay))
+
+def remove_images(prefix: str) -> None:
+    """Remove what Docker has. The nodes of the cluster keep theirs."""
+    found = run("docker", "image", "ls", "--format={{.Repository}}:{{.Tag}}", f"--filter=reference={prefix}-*")
+    if found:
+        run("docker", "image", "rm", "--force", *found.split())
+
+
+class Pipeline:
+    """The pipeline as the README starts it, from a copy of both folders, but in a namespace of its own.
+
+    Use it with `with`: at the end, the namespace is deleted.
+    """
+
+    def __init__(self, place: Path, prefix: str = PREFIX):
+        self.namespace, self.prefix = f"inferir-{uuid.uuid4().hex[:8]}", prefix
+        self.folder = copy_steps(place)
+        self.manifests = self.folder / "kubernetes"
+        for name in ("base", "local", "scaled"):
+            ours = f"namespace: {self.namespace}\n"
+            change(self.manifests / name / "kustomization.yaml", ("namespace: inferir\n", ours))
+        change(self.manifests / "base/namespace.yaml", ("name: inferir\n", f"name: {self.namespace}\n"))
+        local = self.manifests / "local/kustomization.yaml"
+        text = re.sub(r"inferir-(\w+), ", rf"inferir-\1, newName: {prefix}-\1, ", local.read_text("utf-8"))
+        label = f"labels: [{{pairs: {{pipeline: {self.namespace}}}, includeTemplates: true}}]\n"  # to drain ours alone
+        local.write_text(text + label, "utf-8")
+
+    def _own(self, text: str) -> str:
+        """A text of the README with the names of this pipeline."""
+        text = re.sub(r"(?<=-n )inferir\b", self.namespace, text)
+        text = re.sub(r"\binferir(?=-\w+:local)", self.prefix, text)
+        return re.sub(r"^kubectl\b", " ".join(KUBECTL), text, flags=re.MULTILINE)
+
+    def readme(self) -> list[str]:
+        """The commands of the README's section on Kubernetes, by step: create and load, start, ask, change."""
+        section = (self.folder / "README.md").read_text("utf-8").split("\n## Kubernetes\n")[1].split("\n## ")[0]
+        scripts = re.findall(r"^```bash\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        return [re.sub(r"^kind create cluster.*\n", "", self._own(script), flags=re.MULTILINE) for script in scripts]
+
+    def follow(self, script: str) -> str:
+        """Run commands of the README in the copy."""
+        return run("bash", "-ec", script, seconds=1200, folder=self.folder, COMPOSE_PROJECT_NAME=self.prefix)
+
+    def build(self) -> None:
+        """Build the images and load them into the cluster."""
+        with contextlib.suppress(RuntimeError):  # it saves a download: without it, the cluster fetches the image
+            run("kind", "load", "docker-image", "postgres:17", seconds=300)
+        self.follow(self.readme()[0])
+
+    def start(self) -> None:
+        self.follow(self.readme()[1])
+        self.wait_until_ready()
 
     def __enter__(self):
         try:
-            self.kubectl("apply", "--kustomize", str(self.manifests / "test"))
-            self.wait_until_ready()
+            self.build()
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_) -> None:
-        # Pods would wait 45 s before they end, and what they belong to would start them again.
-        self.kubectl("delete", "deployments,replicasets,statefulsets", "--all", "--cascade=orphan")
-        self.kubectl("delete", "pods", "--all", "--force", "--grace-period=0")
-        self.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=120s", seconds=150)
+        remove(self.namespace)
+        remove_images(self.prefix)
 
-    def kubectl(self, *arguments: str, seconds: float = 120) -> str:
-        return run("kubectl", f"--context={CONTEXT}", f"--namespace={self.namespace}", *arguments, seconds=seconds)
+    def kubectl(self, *arguments: str, seconds: float = 120, content: str = "") -> str:
+        return run(*KUBECTL, f"--namespace={self.namespace}", *arguments, seconds=seconds, content=content)
 
-    def wait_until_ready(self) -> None:
-        """Wait for all pods. Raises RuntimeError with the cluster's events and the services' last lines."""
-        for name in ("statefulset/broker", "statefulset/database", *(f"deployment/{name}" for name in SERVICES)):
+    def apply(self, overlay: dict, name: str) -> None:
+        """Write an overlay into a folder beside local/ and apply it."""
+        (self.manifests / name).mkdir()
+        (self.manifests / name / "kustomization.yaml").write_text(json.dumps(overlay))
+        self.kubectl("apply", "--kustomize", str(self.manifests / name))
+
+    def wait_until_ready(self, *workloads: str, seconds: int = START_SECONDS) -> None:
+        """Wait for these workloads or for all. Raises RuntimeError with the cluster's events and the last log lines."""
+        for name in workloads or WORKLOADS:
             try:
-                self.kubectl("rollout", "status", name, f"--timeout={START_SECONDS}s", seconds=START_SECONDS + 30)
+                self.kubectl("rollout", "status", name, f"--timeout={seconds}s", seconds=seconds + 30)
             except RuntimeError as error:
                 raise RuntimeError(f"{name} does not become ready: {error}\n{self.trouble()}") from None
 
@@ -109,23 +160,64 @@ class Pipeline:
                 said.append(f"{pod}\n{self.kubectl('logs', pod, '--tail=8')}")
         return "\n".join(said)
 
-    def pods(self) -> dict[str, list[dict]]:
-        """The pods of each workload, those that are ending included."""
-        found: dict[str, list[dict]] = {}
-        for pod in json.loads(self.kubectl("get", "pods", "--output=json"))["items"]:
-            found.setdefault(pod["metadata"]["labels"]["app"], []).append(pod)
-        return found
+    def pods(self, service: str = "", ending: bool = True) -> list[dict]:
+        """All pods or those of a service. Without `ending`, only those that are to stay."""
+        chosen = [f"--selector=app={service}"] if service else []
+        found = json.loads(self.kubectl("get", "pods", "--output=json", *chosen))["items"]
+        return [pod for pod in found if ending or "deletionTimestamp" not in pod["metadata"]]
 
-    @contextlib.contextmanager
-    def forwarded(self) -> Iterator[str]:
-        """While the block runs, the gateway answers at the URL that this gives."""
-        command = ["kubectl", f"--context={CONTEXT}", f"--namespace={self.namespace}"]
-        command += ["port-forward", "service/gateway", ":8000"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forward:
-            try:
-                line = forward.stdout.readline()
-                port = re.search(r"127\.0\.0\.1:(\d+)", line)
-                assert port, line + self.trouble()
-                yield f"http://127.0.0.1:{port[1]}"
-            finally:
-                forward.kill()
+    def names(self, *services: str, ending: bool = True) -> set[str]:
+        return {pod["metadata"]["name"] for service in services for pod in self.pods(service, ending)}
+
+    def sql(self, query: str) -> list[list[str]]:
+        """Query the database directly. Returns rows of texts."""
+        command = ["psql", "--username=inferir", "--no-align", "--tuples-only", "--quiet", f"--command={query}"]
+        return [line.split("|") for line in self.run_in("database", *command).splitlines()]
+
+    def run_in(self, service: str, *command: str) -> str:
+        """Run a command in a pod of the service."""
+        kind = "statefulset" if service in ("broker", "database") else "deployment"
+        return self.kubectl("exec", f"{kind}/{service}", "--", *command)
+
+
+@contextlib.contextmanager
+def forwarded(command: str) -> Iterator[str]:
+    """While the block runs, `kubectl port-forward` of the README does too. Gives the URL, with a free port."""
+    words = [*command.split()[:-1], f":{command.split()[-1]}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forward:
+        assert forward.stdout
+        try:
+            line = forward.stdout.readline()
+            port = re.search(r"127\.0\.0\.1:(\d+)", line)
+            if not port:
+                raise RuntimeError(line + forward.stdout.read())
+            yield f"http://127.0.0.1:{port[1]}"
+        finally:
+            forward.kill()
+
+
+@contextlib.contextmanager
+def cached_names(seconds: int = 30) -> Iterator[None]:
+    """While the block runs, the cluster's DNS answers from a cache, as that of many clusters does."""
+
+    def corefile() -> dict:
+        return json.loads(run(*kubectl, "get", "configmap", "coredns", "--output=json"))
+
+    def use(data: dict) -> None:
+        run(*kubectl, "patch", "configmap", "coredns", f"--patch={json.dumps({'data': data})}")
+        found = run(*kubectl, "get", "daemonsets,deployments", "--selector=k8s-app=kube-dns", "--output=name")
+        for name in found.split():
+            run(*kubectl, "rollout", "restart", name)
+            run(*kubectl, "rollout", "status", name, "--timeout=90s")
+
+    kubectl = [*KUBECTL, "--namespace=kube-system"]
+    before = corefile()["data"]
+    line = r"^(\s*)cache\b.*?(\{.*?\}|$)"
+    cached, count = re.subn(line, rf"\1cache {seconds}", before["Corefile"], flags=re.MULTILINE | re.DOTALL)
+    if not count:
+        raise RuntimeError(f"this cluster's DNS has no cache: {before}")
+    use({"Corefile": cached})
+    try:
+        yield
+    finally:
+        use(before)

@@ -1,15 +1,22 @@
-"""kubernetes/local on a cluster: answers, rows in the history, closed doors, a rollout that fails no request."""
+"""The README's section on Kubernetes on a real cluster: what must go on while pods are replaced, killed or moved.
+
+The tests run in this order, on one pipeline. Eight callers in a pod of another namespace ask meanwhile, without
+retries. The rows that they were promised are counted at the end.
+"""
 
 import json
 import os
+import re
 import time
-import uuid
+from collections import Counter
 
 import pytest
 import requests
 
-from cluster import CONTEXT, PREFIX, Pipeline, lacking, load_images, run, running_cluster
-from load import DRAWING, Load
+from callers import Callers, Stranger
+from changing import change
+from cluster import DEPLOYMENTS, Pipeline, cached_names, forwarded, lacking, run, running_cluster
+from load import Answer, audit
 from stack import wait_until
 
 PORTS = {"gateway": [8000], "preprocess": [8001], "inference": [8002, 8012], "storage": [8003]}
@@ -36,88 +43,264 @@ async def main(targets):
     print(json.dumps(await asyncio.gather(*(connects(*target) for target in targets))))
 asyncio.run(main(json.loads(sys.argv[1])))
 """
+AGE_SECONDS = 10  # MAX_CONNECTION_AGE_SECONDS of inference
+UNDER_WAY = 8  # requests, one of each caller
+ARBITRARY_USER = 1000770000  # as OpenShift gives to each namespace
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     if reason := lacking():
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with running_cluster():
-        load_images()
-        with Pipeline(tmp_path_factory.mktemp("manifests")) as pipeline:
-            yield pipeline
+    with running_cluster(), Pipeline(tmp_path_factory.mktemp("cluster")) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(scope="module")
+def stranger(pipeline):
+    with Stranger(f"{pipeline.prefix}-gateway:local") as stranger:
+        yield stranger
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[Answer]:
+    """All answers to the callers, for the count at the end."""
+    return []
 
 
 @pytest.fixture
-def stranger(pipeline):
-    """A pod in another namespace."""
-    namespace = f"stranger-{uuid.uuid4().hex[:8]}"
-    kubectl = ("kubectl", f"--context={CONTEXT}", f"--namespace={namespace}")
-    run(*kubectl, "create", "namespace", namespace)
-    try:
-        image = f"--image={PREFIX}-gateway:local"
-        run(*kubectl, "run", "stranger", image, "--restart=Never", "--command", "--", "sleep", "600")
-        run(*kubectl, "wait", "pod/stranger", "--for=condition=Ready", "--timeout=60s")
-        yield [*kubectl, "exec", "stranger", "--"]
-    finally:
-        run(*kubectl, "delete", "pod", "stranger", "--ignore-not-found", "--force", "--grace-period=0")
-        run(*kubectl, "delete", "namespace", namespace, "--timeout=60s")
+def callers(pipeline, stranger, answers):
+    with Callers(stranger, pipeline) as callers:
+        yield callers
+    answers += callers.answers
 
 
-def test_a_drawing_is_answered_and_stored(pipeline):
-    with pipeline.forwarded() as url:
-        body, deadline = {}, time.monotonic() + 30
-        while not body.get("prediction") and time.monotonic() < deadline:  # the gateway is ready before the others
-            body = requests.post(f"{url}/inferir", timeout=10, **DRAWING).json()
-        assert (body["prediction"], body["stored"]) == ([3], "queued"), pipeline.trouble()
+@pytest.fixture(scope="module")
+def cached_dns(pipeline):
+    """From here on, the cluster's DNS answers from a cache of 30 s."""
+    with cached_names():
+        yield
 
-        def is_stored() -> bool:
-            rows = requests.get(f"{url}/results", timeout=10).json()["results"]
-            return body["id"] in [row["id"] for row in rows]
 
-        wait_until(is_stored)
+@pytest.fixture(scope="module")
+def scaled(pipeline, cached_dns, stranger, answers):
+    """kubernetes/scaled, with pods that run as any user, and an autoscaler that removes replicas soon.
+
+    Gives the callers who asked while it was applied.
+    """
+    user = [{"op": "add", "path": "/spec/template/spec/securityContext/runAsUser", "value": ARBITRARY_USER}]
+    soon = [{"op": "add", "path": "/spec/behavior", "value": {"scaleDown": {"stabilizationWindowSeconds": 10}}}]
+    overlay = {
+        "resources": ["../scaled"],
+        "patches": [
+            {"target": {"kind": "Deployment"}, "patch": json.dumps(user)},
+            {"target": {"kind": "HorizontalPodAutoscaler"}, "patch": json.dumps(soon)},
+        ],
+    }
+    with Callers(stranger, pipeline) as callers:
+        pipeline.apply(overlay, "any_user")
+        wait_until(lambda: replicas(pipeline) >= 2, 120, 1)  # as the autoscaler wants it
+        pipeline.wait_until_ready()
+        wait_until(lambda: answering(pipeline) >= pipeline.names("inference", ending=False), 90, 1)
+    answers += callers.answers
+    return callers
+
+
+def figures(what: str, callers: Callers, capsys) -> None:
+    """Print a line for the table of the README."""
+    failed = sum(answer.status != 200 for answer in callers.answers)
+    not_stored = sum(answer.status == 200 and not answer.body["stored"] for answer in callers.answers)
+    with capsys.disabled():
+        print(f"\n| {what} | {len(callers.answers):,} | {failed} | {not_stored} |")
+
+
+def failed(answers: list[Answer]) -> list[Answer]:
+    return [answer for answer in answers if answer.status != 200]
+
+
+def replicas(pipeline: Pipeline) -> int:
+    """How many replicas of inference there shall be."""
+    return json.loads(pipeline.kubectl("get", "deployment/inference", "--output=json"))["spec"]["replicas"]
+
+
+def answering(pipeline: Pipeline) -> set[str]:
+    """The pods of inference that have answered a call."""
+    return {pod for pod in pipeline.names("inference") if "/ModelInfer" in pipeline.kubectl("logs", pod)}
+
+
+def wait_until_gone(pipeline: Pipeline, pods: set[str]) -> None:
+    """A pod that ends works on for 45 s."""
+    wait_until(lambda: not pods & pipeline.names(*DEPLOYMENTS), 150, 1)
+
+
+def test_a_drawing_gets_the_answer_that_the_readme_shows(pipeline):
+    _, _, forward, ask, _ = pipeline.readme()
+    with forwarded(forward) as url:
+        page = requests.get(url, timeout=10)
+        assert page.status_code == 200 and "<canvas" in page.text
+        said = pipeline.follow(ask.replace("http://127.0.0.1:8000", url))
+    assert '"prediction":[3]' in said and '"stored":"queued"' in said
+    look = ask.splitlines()[-1]
+    wait_until(lambda: re.search(r"\b3 +\| v2 +\| onnx", pipeline.follow(look)))  # storage commits it a moment later
 
 
 def test_nobody_reaches_what_the_picture_does_not_show(pipeline, stranger):
     targets = [
-        (name, pod["status"]["podIP"], port)
-        for name, pods in pipeline.pods().items()
-        for pod in pods
-        if "deletionTimestamp" not in pod["metadata"]
-        for port in PORTS[name]
+        (name, pod["status"]["podIP"], port) for name in PORTS for pod in pipeline.pods(name) for port in PORTS[name]
     ]
     assert {name for name, _, _ in targets} == {*PORTS}
     for source, expected in MAY.items():
-        in_pipeline = [
-            "kubectl",
-            f"--context={CONTEXT}",
-            "exec",
-            f"--namespace={pipeline.namespace}",
-            f"deployment/{source}",
-        ]
-        inside = stranger if source == "stranger" else [*in_pipeline, "--"]
         others = [target for target in targets if target[0] != source]
-        said = run(*inside, "python", "-c", CONNECT, json.dumps([target[1:] for target in others]))
+        connect = "python", "-c", CONNECT, json.dumps([target[1:] for target in others])
+        said = run(*stranger.exec, *connect) if source == "stranger" else pipeline.run_in(source, *connect)
         reached = {(name, port) for (name, _, port), yes in zip(others, json.loads(said), strict=True) if yes}
         # From inside the namespace, nobody has a reason to go in by the front door.
         assert reached == (EVERYBODY_MAY if source == "stranger" else expected), source
 
 
-def test_a_rollout_of_inference_fails_no_request(pipeline):
-    before = {pod["metadata"]["name"] for pod in pipeline.pods()["inference"]}
-    with pipeline.forwarded() as url, Load(Forwarded(url), clients=4) as load:
-        load.wait_for(20)
-        pipeline.kubectl("rollout", "restart", "deployment/inference")
-        pipeline.kubectl("rollout", "status", "deployment/inference", "--timeout=120s", seconds=150)
-        wait_until(lambda: not before & {pod["metadata"]["name"] for pod in pipeline.pods()["inference"]}, 120, 1)
-        load.wait_for(20)
-    failed = [answer for answer in load.answers if answer.status != 200]
-    print(f"{len(load.answers)} requests, {len(failed)} failed")
-    assert not failed, failed[:5]
+def test_the_gateway_finds_new_replicas_of_inference(pipeline, callers, capsys):
+    pipeline.kubectl("scale", "deployment/inference", "--replicas=4")
+    pipeline.wait_until_ready("deployment/inference")
+    ready = time.monotonic()
+    wait_until(lambda: len(answering(pipeline)) == 4, 1.1 * AGE_SECONDS + 5)  # gRPC spreads the age by a tenth
+    found = time.monotonic() - ready
+    pipeline.kubectl("scale", "deployment/inference", "--replicas=1")
+    figures(f"four replicas of inference instead of one (found after {found:.0f} s)", callers, capsys)
+    assert not failed(callers.answers)
 
 
-class Forwarded:
-    """What Load needs of a stack."""
+def test_a_rollout_of_each_service_fails_no_request(pipeline, cached_dns, callers, capsys):
+    before = pipeline.names(*DEPLOYMENTS)
+    *_, change_one = pipeline.readme()
+    assert "deployment/preprocess" in change_one
+    pipeline.follow(change_one)
+    for service in ("gateway", "storage", "inference"):
+        pipeline.kubectl("rollout", "restart", f"deployment/{service}")
+        pipeline.wait_until_ready(f"deployment/{service}")
+    wait_until_gone(pipeline, before)
+    callers.wait_for(20)
+    figures("each of the four services is rolled out", callers, capsys)
+    assert not failed(callers.answers)
 
-    def __init__(self, url: str):
-        self.url = url
+
+def test_a_new_model_and_back_again(pipeline, cached_dns, callers, capsys):
+    [[old]] = pipeline.sql("SELECT DISTINCT model_version FROM results")
+    change(pipeline.folder.parent / "03_pipeline/inference/train.py", ("COPIES = 15", "COPIES = 1"))
+    image = f"{pipeline.prefix}-inference"
+    pipeline.follow(f"docker tag {image}:local {image}:old && docker compose build inference")
+    pipeline.follow(f"docker tag {image}:local {image}:new && kind load docker-image {image}:new")
+    pipeline.kubectl("set", "image", "deployment/inference", f"service={image}:new")
+    pipeline.wait_until_ready("deployment/inference")
+    wait_until(lambda: callers.answers[-1].body["model"]["version"] != old, 60)
+    pipeline.kubectl("rollout", "undo", "deployment/inference")
+    pipeline.wait_until_ready("deployment/inference")
+    begin = time.time()
+    wait_until(lambda: {answer.body["model"]["version"] for answer in callers.since(begin)[-50:]} == {old}, 120)
+    figures("a new model, then `kubectl rollout undo`", callers, capsys)
+    assert not failed(callers.answers)
+    answered = {answer.key: answer.body["model"]["version"] for answer in callers.answers}
+    assert len({*answered.values()}) == 2
+    audit(pipeline, callers.answers)  # it waits until all are stored
+    stored = dict(pipeline.sql("SELECT request_id, model_version FROM results"))
+    assert answered.items() <= stored.items()
+
+
+def test_a_rollout_that_does_not_become_ready_stops_and_says_why(pipeline, callers, capsys):
+    before = pipeline.names("inference", ending=False)
+    wrong = [{"op": "replace", "path": "/spec/template/spec/containers/0/readinessProbe/httpGet/path", "value": "/no"}]
+    pipeline.kubectl("patch", "deployment/inference", "--type=json", f"--patch={json.dumps(wrong)}")
+    with pytest.raises(RuntimeError, match="(?s)inference does not become ready.*Readiness probe failed.*404"):
+        pipeline.wait_until_ready("deployment/inference", seconds=12)
+    assert before <= pipeline.names("inference", ending=False)
+    pipeline.kubectl("rollout", "undo", "deployment/inference")
+    pipeline.wait_until_ready("deployment/inference")
+    figures("a rollout that stops: a probe asks for a wrong path", callers, capsys)
+    assert not failed(callers.answers)
+
+
+def test_scaled_runs_as_any_user_and_the_change_fails_no_request(pipeline, scaled, capsys):
+    figures("`kubernetes/scaled` is applied", scaled, capsys)
+    assert not failed(scaled.answers)
+    for service in DEPLOYMENTS:
+        assert pipeline.run_in(service, "id", "-u").strip() == str(ARBITRARY_USER)
+
+
+@pytest.mark.parametrize("service", ["inference", "gateway"])
+def test_a_killed_pod_fails_only_what_it_was_working_on(pipeline, scaled, callers, capsys, service):
+    pod = min(pipeline.names(service, ending=False))
+    begin = time.time()
+    pipeline.kubectl("delete", "pod", pod, "--force", "--grace-period=0")
+    pipeline.wait_until_ready(f"deployment/{service}")
+    callers.wait_for(50)
+    figures(f"a pod of {service} is killed", callers, capsys)
+    assert len(failed(callers.answers)) <= UNDER_WAY, Counter(str(answer.body) for answer in failed(callers.answers))
+    assert all(answer.at < begin + 5 for answer in failed(callers.answers))
+
+
+def test_the_database_goes_and_no_request_fails(pipeline, scaled, callers, capsys):
+    pipeline.kubectl("delete", "pod", "database-0", "--wait=false")
+    callers.wait_for(50)
+    pipeline.wait_until_ready("statefulset/database")
+    figures("the database's pod is deleted", callers, capsys)
+    assert not failed(callers.answers)
+    assert all(answer.body["stored"] == "queued" for answer in callers.answers)
+
+
+def test_the_broker_goes_and_the_history_stays(pipeline, scaled, stranger, callers, capsys):
+    history = f"http://gateway.{pipeline.namespace}:8000/results?limit=1"
+    ask = f"import urllib.request; print(urllib.request.urlopen({history!r}, timeout=5).status)"
+    pipeline.kubectl("delete", "pod", "database-0", "--wait=false")  # so that messages wait in the queue
+    pipeline.kubectl("scale", "statefulset/broker", "--replicas=0")
+    wait_until(lambda: callers.answers[-1].body["stored"] is False, 60)
+    pipeline.wait_until_ready("statefulset/database")
+    gone = time.monotonic()
+    wait_until(lambda: time.monotonic() - gone > 10, 20)  # Kubernetes takes six seconds to see that a pod is not ready
+    assert run(*stranger.exec, "python", "-c", ask).strip() == "200"
+    pipeline.kubectl("scale", "statefulset/broker", "--replicas=1")
+    pipeline.wait_until_ready("statefulset/broker")
+    wait_until(lambda: callers.answers[-1].body["stored"] == "queued", 60)
+    figures("the broker is away for ten seconds", callers, capsys)
+    assert not failed(callers.answers)
+
+
+def test_the_autoscaler_adds_replicas_under_load_and_removes_them_later(pipeline, scaled, stranger, answers, capsys):
+    pipeline.kubectl("top", "nodes")  # the autoscaler needs metrics
+    wait_until(lambda: replicas(pipeline) == 2, 120, 1)
+    with Callers(stranger, pipeline, pause=0) as callers:
+        wait_until(lambda: replicas(pipeline) > 2, 120, 1)
+        pipeline.wait_until_ready("deployment/inference")
+    answers += callers.answers
+    figures("eight callers without a pause: inference gets more replicas", callers, capsys)
+    assert not failed(callers.answers)
+    with Callers(stranger, pipeline, pause=1) as callers:
+        wait_until(lambda: replicas(pipeline) == 2, 180, 1)
+    answers += callers.answers
+    figures("and with a pause of 1 s: two replicas again", callers, capsys)
+    assert not failed(callers.answers)
+
+
+def test_a_drain_of_the_broker_s_node_fails_no_request(pipeline, scaled, callers, capsys):
+    [broker] = pipeline.pods("broker")
+    node = broker["spec"]["nodeName"]
+    if len(pipeline.kubectl("get", "nodes", "--output=name").split()) < 2:
+        pytest.skip("this cluster has one node: give kind a configuration with two workers")
+    ours = f"--pod-selector=pipeline={pipeline.namespace}"
+    try:
+        pipeline.kubectl("drain", node, ours, "--ignore-daemonsets", "--delete-emptydir-data", seconds=240)
+        pipeline.wait_until_ready()
+        assert node not in {pod["spec"]["nodeName"] for pod in pipeline.pods()}
+    finally:
+        pipeline.kubectl("uncordon", node)
+    wait_until(lambda: callers.answers[-1].body.get("stored") == "queued", 60)
+    figures("the broker's node is drained", callers, capsys)
+    assert not failed(callers.answers)
+    not_stored = sum(not answer.body["stored"] for answer in callers.answers)
+    assert not_stored < len(callers.answers) / 4
+
+
+def test_every_acknowledged_answer_is_stored_once(pipeline, answers, capsys):
+    found = audit(pipeline, answers)
+    with capsys.disabled():
+        print(f"\n{found}")
+    assert (found.lost, found.doubled) == (0, 0)
+    assert found.acknowledged > 1000
