@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from lab import cluster
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BLOCKS = ["\n**What you'll do**", "\n**What you'll learn**", "\n**What you'll need**", "\n**Time**"]
@@ -68,6 +69,13 @@ def test_a_notebook_has_the_blocks_and_sections_that_readers_expect(path):
 def test_numbers_of_notebooks_and_steps_match():
     steps = {path.name[:2] for path in (ROOT / "steps").iterdir() if path.is_dir()}
     assert {path.name[:2] for path in NOTEBOOKS} == steps | {"00"}
+
+
+def test_where_there_is_no_cluster_a_sentence_says_how_to_get_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "lacking", lambda: "")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(cluster.ClusterIsMissing, match="run `kind create cluster --config .*` in the folder steps/04_"):
+        cluster.Cluster(tmp_path)
 
 
 def cell(count=1, outputs=(), tags=()) -> dict:

