@@ -5,13 +5,23 @@ import os
 
 import pytest
 
+NEEDS = {  # a module that says what is missing for it: the notebooks, and the tag of cells in others
+    "lab.containers": ("04_docker.ipynb", "needs-docker"),
+    "lab.cluster": ("04_kubernetes.ipynb", "needs-cluster"),
+}
+
 
 def pytest_collection_modifyitems(items):
-    """Skip a notebook where what it needs is missing; on the CI machine it runs, and its first check fails."""
+    """Skip cells of notebooks where what they need is missing; on the CI machine they run, and the first one fails."""
     if os.environ.get("CI"):
         return
-    for name, module in (("04_docker.ipynb", "lab.containers"), ("04_kubernetes.ipynb", "lab.cluster")):
-        cells = [item for item in items if item.path.name == name]
+    for module, (notebook, tag) in NEEDS.items():
+        cells = [item for item in items if item.path.name == notebook or tag in tags(item)]
         reason = importlib.import_module(module).missing() if cells else ""
         for cell in cells if reason else []:
             cell.add_marker(pytest.mark.skip(reason=reason))
+
+
+def tags(item):
+    """The tags of a notebook's cell; a test in a Python file has none."""
+    return item.cell["metadata"].get("tags", []) if hasattr(item, "cell") else []

@@ -88,7 +88,7 @@ def set_up() -> None:
     for folder in (ROOT, VENV):
         if folder.exists() and not os.access(folder, os.W_OK):
             stop(f"You may not write to {folder}: copy the project to a folder of your own, or change its owner.")
-    print(f"Setting up {VENV} (once; about 310 MB to download)", flush=True)
+    print(f"Setting up {VENV} (once; about 360 MB to download)", flush=True)
     deadline = time.monotonic() + 15  # a process of an interrupted set-up may still write there
     while VENV.exists():
         shutil.rmtree(VENV, ignore_errors=True)

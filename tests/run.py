@@ -24,7 +24,7 @@ from pathlib import Path
 
 from trained import ROOT, trained
 
-DOCKER = ["steps/04_docker/tests", "notebooks/04_*.ipynb"]
+DOCKER = ["steps/04_docker/tests", "notebooks/04_*.ipynb", "notebooks/05_*.ipynb"]
 DOCKER += [f"tests/test_{name}.py" for name in ("containers", "docker_readmes", "images")]
 CLUSTER = ["steps/04_docker/tests/test_kubernetes.py", "notebooks/04_kubernetes.ipynb"]
 ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "tests/test_wires.py"]
