@@ -4,6 +4,7 @@ The tests run in this order, on one pipeline. Eight callers in a pod of another 
 retries. The rows that they were promised are counted at the end.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -130,7 +131,11 @@ def replicas(pipeline: Pipeline) -> int:
 
 def answering(pipeline: Pipeline) -> set[str]:
     """The pods of inference that have answered a call."""
-    return {pod for pod in pipeline.names("inference") if "/ModelInfer" in pipeline.kubectl("logs", pod)}
+    found = set()
+    for pod in pipeline.names("inference"):
+        with contextlib.suppress(RuntimeError):  # it may be gone by now, or not have begun
+            found |= {pod} if "/ModelInfer" in pipeline.kubectl("logs", pod) else set()
+    return found
 
 
 def wait_until_gone(pipeline: Pipeline, pods: set[str]) -> None:
@@ -264,7 +269,7 @@ def test_the_broker_goes_and_the_history_stays(pipeline, scaled, stranger, calle
     pipeline.kubectl("scale", "statefulset/broker", "--replicas=1")
     pipeline.wait_until_ready("statefulset/broker")
     wait_until(lambda: callers.answers[-1].body["stored"] == "queued", 60)
-    figures("the broker is away for ten seconds", callers, capsys)
+    figures("the broker is taken away and brought back", callers, capsys)
     assert not failed(callers.answers)
 
 
