@@ -2,7 +2,10 @@
 
 Its tests are only collected here: they run as a part of their own."""
 
+import os
 import shutil
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from conftest import STEPS, skip
+from conftest import STEPS, skip, wait_until
 from lab.containers import missing
 from lab.launch import free_port
 from test_page import DIGITS, draw
@@ -92,3 +95,28 @@ def a_digit_is_drawn_recognized_and_in_postgresql(copy: Copy, page) -> None:
         if copy.run(psql).strip() == "7":
             return
     pytest.fail("what was drawn is not in PostgreSQL")
+
+
+KERNEL = """
+from pathlib import Path
+from lab.containers import Containers
+stack = Containers(Path("."))
+stack.docker("run", "--detach", "--rm", f"--label=com.docker.compose.project={stack.project}", IMAGE, "sleep", "600")
+print(stack.project, flush=True)
+input()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+def test_killing_a_notebooks_kernel_removes_a_container_that_compose_does_not_know(tmp_path):
+    if reason := missing():
+        skip(reason)
+    code = KERNEL.replace("IMAGE", repr("python:3.13-slim"))  # which the images are built on
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, **pipes) as kernel:
+        list_ids = f"docker {LEFT['containers'].format(kernel.stdout.readline().strip())}"
+        before = run(list_ids, tmp_path, seconds=60)
+        kernel.kill()
+    assert before.strip()
+    wait_until(lambda: not run(list_ids, tmp_path, seconds=60).strip(), timeout=60, pause=0.5)

@@ -5,6 +5,7 @@ of the kernel, whatever ends it, and removes what is left.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,13 +69,19 @@ def explained() -> Iterator[None]:
 
 def remove(project: str) -> None:
     """Remove everything that Docker has of a project, its images included."""
-    for command in (
-        f"compose --project-name={project} down --volumes --remove-orphans --timeout=5",
-        f"image prune --all --force --filter=label=com.docker.compose.project={project}",
-    ):
-        subprocess.run(["docker", *command.split()], cwd=STEP, stdin=subprocess.DEVNULL, capture_output=True)
+
+    def docker(command: str) -> str:
+        words = ["docker", *command.split()]
+        return subprocess.run(words, cwd=STEP, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+
+    mine = f"--filter=label=com.docker.compose.project={project}"
+    docker(f"compose --project-name={project} down --volumes --remove-orphans --timeout=5")
+    for id in docker(f"container ls --all --quiet {mine}").split():  # of `docker run`: Compose does not know them
+        docker(f"container rm --force {id}")
+    docker(f"image prune --all --force {mine}")
 
 
 if __name__ == "__main__":
     sys.stdin.read()  # until the kernel has ended
-    remove(sys.argv[1])
+    if shutil.which("docker"):
+        remove(sys.argv[1])
