@@ -15,7 +15,8 @@ INFERENCE = [
     *("requirements.txt", "sample_request.json"),
 ]
 # what both ends of a gRPC call speak
-PROTOCOL = ["open_inference.proto", *(f"open_inference_{end}" for end in ("pb2.py", "pb2.pyi", "pb2_grpc.py"))]
+PROTO = "open_inference.proto"
+PROTOCOL = [PROTO, *(f"open_inference_{end}" for end in ("pb2.py", "pb2.pyi", "pb2_grpc.py"))]
 
 # original: its copies. Edit originals only.
 COPIES = {
@@ -31,6 +32,9 @@ COPIES = {
     **{f"{FASTAPI}/{name}": [f"{PIPELINE}/{service}/{name}" for service in SERVICES] for name in CHASSIS},
     **{f"{PIPELINE}/inference/{name}": [f"{PIPELINE}/gateway/{name}"] for name in PROTOCOL},
 }
+# Inference once more, in TypeScript. Tests of both start it.
+COPIES[f"{PIPELINE}/inference/{PROTO}"].append(f"{PIPELINE}/inference_ts/{PROTO}")
+COPIES[f"{PIPELINE}/inference_ts/tests/typescript.py"] = [f"{PIPELINE}/inference/tests/typescript.py"]
 # The gateway checks requests as step 02 does.
 for name in ("fast.py", "schemas.py"):
     COPIES[f"{FASTAPI}/{name}"].append(f"{PIPELINE}/gateway/{name}")

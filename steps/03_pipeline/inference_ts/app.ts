@@ -9,8 +9,8 @@ import { readSettings, refuse } from "./settings.ts";
 import { log } from "./telemetry.ts";
 
 const settings = readSettings();
-const service = new Service(settings.maxQueue);
-await service.start(settings.modelDir);
+const service = new Service(settings);
+await service.start();
 
 const grpc = await serve(service, settings).catch((error) => cannotListen(error, "gRPC", "GRPC_PORT", settings.grpcPort));
 log(`gRPC running on ${grpc.address}`);
@@ -24,6 +24,7 @@ for (const signal of ["SIGTERM", "SIGINT", "SIGBREAK"] as const) process.once(si
 async function stop(): Promise<void> {
   service.leaving = true; // /readyz says so meanwhile
   await grpc.stop();
+  await service.stop();
   http.close();
   http.closeAllConnections();
 }
@@ -34,7 +35,8 @@ function withPort(port: number): string {
 
 function cannotListen(error: Error, what: string, setting: string, port: number): never {
   if (!String(error).includes("EADDRINUSE")) {
-    refuse("HOST", `this machine cannot listen there (${error.message}). Unset HOST, or set it to 127.0.0.1`);
+    const reason = /E[A-Z]+: ([a-z ]+)/.exec(error.message)?.[1]?.trim() ?? error.message;
+    refuse("HOST", `this machine cannot listen there (${reason}). Unset HOST, or set it to 127.0.0.1`);
   }
   log(`${what} cannot listen on ${withPort(port)}: stop the program that does, or change ${setting}`, {}, "ERROR");
   process.exit(1);

@@ -16,6 +16,8 @@ const INFERENCE = "inference.GRPCInferenceService";
 const STOP_SECONDS = 30;
 const PROBES = ["ServerLive", "ServerReady", "ModelReady", "ModelMetadata", "Check"]; // logged only if they fail
 
+grpc.setLogVerbosity(grpc.logVerbosity.NONE); // its lines are not JSON, and what matters is thrown
+
 const protos = ["open_inference.proto", "health.proto"].map((name) => join(import.meta.dirname, name));
 const definitions = loadSync(protos, { keepCase: true, longs: String, defaults: true });
 const protocol = definitions[INFERENCE] as ServiceDefinition;
@@ -118,7 +120,7 @@ type Definition = MethodDefinition<object, object>;
 function register(server: grpc.Server, definition: Definition, label: string, method: Method): void {
   const { path, requestDeserialize, responseSerialize } = definition;
   const handler: grpc.handleUnaryCall<Buffer, object> = (call, respond) => {
-    void answer(call, respond, label, async () => method(decode(requestDeserialize, call.request), call));
+    void answer(call, respond, label, async () => method(decode(requestDeserialize as (bytes: Uint8Array) => object, call.request), call));
   };
   server.register(path, handler, responseSerialize, (bytes: Buffer) => bytes, "unary");
 }
@@ -160,9 +162,10 @@ async function answer(call: Call, respond: grpc.sendUnaryData<object>, label: st
   }
 }
 
-function decode(deserialize: (bytes: Buffer) => object, bytes: Buffer): object {
+function decode(deserialize: (bytes: Uint8Array) => object, bytes: Buffer): object {
   try {
-    return deserialize(bytes);
+    // protobufjs reads a string in a Buffer beyond the end of a message, but not in another Uint8Array.
+    return deserialize(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length));
   } catch {
     throw new CallError(grpc.status.INVALID_ARGUMENT, "the message is not the one that this method takes");
   }

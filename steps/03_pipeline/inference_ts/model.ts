@@ -23,9 +23,12 @@ export interface Answer {
   probabilities: Float32Array | null; // of each class, row by row
 }
 
-export interface Model {
+export interface ModelInfo {
   version: string; // the head of the file's SHA-256
   hasProbabilities: boolean;
+}
+
+export interface Model extends ModelInfo {
   /** Answer float32 rows, one after the other in `rows`. Raises AnswerError if a number is not finite. */
   predict(rows: Float32Array): Promise<Answer>;
 }

@@ -21,7 +21,8 @@ export function readSettings() {
     grpcPort: whole("GRPC_PORT", 8012, { least: 0, most: 65_535 }),
     modelDir: process.env.MODEL_DIR || join(import.meta.dirname, "model"),
     maxBodyBytes: whole("MAX_BODY_BYTES", 1_000_000, { least: 1 }),
-    maxQueue: whole("MAX_QUEUE", 4096, { least: 1 }), // rows that wait to be predicted
+    maxBatch: whole("MAX_BATCH", 64, { least: 1 }), // rows that are predicted together
+    maxQueue: whole("MAX_QUEUE", 4096, { least: 1 }), // rows that wait for that
     maxConnectionAgeSeconds: number("MAX_CONNECTION_AGE_SECONDS", 60, { above: 0, most: 86_400 }),
   };
 }

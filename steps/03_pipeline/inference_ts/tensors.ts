@@ -2,8 +2,7 @@
 
 import { status } from "@grpc/grpc-js";
 import { CLASSES, HIGH, LOW } from "./contract.ts";
-import type { Answer, Model } from "./model.ts";
-import { N_FEATURES } from "./model.ts";
+import { type Answer, type ModelInfo, N_FEATURES } from "./model.ts";
 import { count, quote, short } from "./words.ts";
 
 const MAX_ROWS = 1024;
@@ -80,14 +79,14 @@ function isValid(number: number): boolean {
   return Number.isFinite(number) && (LOW === null || number >= LOW) && (HIGH === null || number <= HIGH);
 }
 
-export function describeOutputs(model: Model): Output[] {
+export function describeOutputs(model: ModelInfo): Output[] {
   const prediction = { name: "prediction", datatype: DATATYPE, shape: [-1] };
   const probabilities = { name: "probabilities", datatype: "FP32", shape: [-1, CLASSES?.length ?? 0] };
   return model.hasProbabilities ? [prediction, probabilities] : [prediction];
 }
 
 /** Return the outputs that the client wants, all if it names none. Raises CallError. */
-export function chooseOutputs(request: InferRequest, model: Model): Output[] {
+export function chooseOutputs(request: InferRequest, model: ModelInfo): Output[] {
   const outputs = describeOutputs(model);
   const known = outputs.map(({ name }) => name);
   const wanted = request.outputs.slice(0, outputs.length + 1).map(({ name }) => name);

@@ -1,8 +1,6 @@
 """What the tests of gRPC share: requests, their answers and errors, and a service that answers over REST and gRPC."""
 
 import asyncio
-import json
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -71,17 +69,6 @@ def id_of(call) -> str:
 
 def measured(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0
-
-
-def logged_calls(capsys, count: int) -> list[dict]:
-    """Wait for `count` lines about calls in the log, which come shortly after the responses."""
-    found, end = [], time.monotonic() + 10
-    while len(found) < count:
-        assert time.monotonic() < end, found
-        time.sleep(0.02)
-        lines = map(json.loads, capsys.readouterr().out.splitlines())
-        found += [line for line in lines if "method" in line]
-    return found
 
 
 class Served:

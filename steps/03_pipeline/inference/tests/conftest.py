@@ -1,17 +1,14 @@
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from calls import STEP, Served
+from calls import Served
+from made_up import write_model
+from process import PYTHON, Server
+from typescript import installed_service
 
 import model
 import train
@@ -30,13 +27,32 @@ def model_dir(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def slow_model_dir(tmp_path_factory) -> Path:
+    """A folder with a model that takes about half a second for a call."""
+    return write_model(tmp_path_factory.mktemp("slow"), seconds=0.5)
+
+
+@pytest.fixture(scope="session")
+def typescript():
+    """The command of the service in TypeScript, and the folder to run it in."""
+    with installed_service() as (node, folder):
+        yield [node, "app.ts"], folder
+
+
+@pytest.fixture(scope="session", params=["python", "typescript"])
+def program(request):
+    """The same in each language."""
+    return PYTHON if request.param == "python" else request.getfixturevalue("typescript")
+
+
 @pytest.fixture
 def start():
-    """A function that runs `python app.py` with some settings; what it has started is gone after the test."""
+    """A function that runs the service with some settings; what it has started is gone after the test."""
     running = []
 
-    def start(**settings) -> "Server":
-        running.append(Server(settings))
+    def start(program=PYTHON, **settings) -> Server:
+        running.append(Server(settings, program))
         return running[-1]
 
     yield start
@@ -44,67 +60,26 @@ def start():
         server.end()
 
 
-class Server:
-    """A process of the service, its address, what it has printed as JSON (`log`) and otherwise (`other`)."""
-
-    def __init__(self, settings: dict):
-        settings = {"port": 0, "model_format": "onnx", **settings}  # ONNX starts in a third of the time
-        env = {**os.environ, **{name.upper(): str(value) for name, value in settings.items()}}
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        self.process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=STEP, env=env, text=True, start_new_session=True, **streams
-        )
-        self.log: list[dict] = []
-        self.other: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        with deadline(60) as left:
-            # With workers, the address is told before any of them listens.
-            while not (
-                self.said("Uvicorn running")
-                and len(self.said("Application startup complete")) == int(env.get("WORKERS", 1))
-            ):
-                assert self.process.poll() is None and left(), (self.log, self.other)
-                time.sleep(0.02)
-        self.address = self.said("Uvicorn running")[0].split()[3].removeprefix("http://")
-
-    def said(self, beginning: str) -> list[str]:
-        return [line["message"] for line in self.log if line["message"].startswith(beginning)]
-
-    def end(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # workers too
-        self.process.wait(10)
-        self._reader.join(10)
-        self.process.stdout.close()
-
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            try:
-                self.log.append(json.loads(line))
-            except ValueError:
-                self.other.append(line)
+@pytest.fixture(scope="session")
+def onnx(program, model_dir):
+    """The service as a process, in each language, with the ONNX file that train.py has made."""
+    server = Server({"model_dir": model_dir, "grpc_port": 0}, program)
+    yield server
+    server.end()
 
 
-@contextmanager
-def deadline(seconds: float):
-    """A function that tells whether there is time left."""
-    end = time.monotonic() + seconds
-    yield lambda: time.monotonic() < end
-
-
-@pytest.fixture(scope="module", params=["pickle", "onnx"])
+@pytest.fixture(scope="module", params=["pickle", "onnx", "typescript"])
 def served(request, model_dir):
-    """The service over REST and gRPC, with each format of the model."""
-    with Served(Settings(model_dir=model_dir, model_format=request.param, grpc_port=0)) as served:
+    """The service over REST and gRPC with each format of the model. In TypeScript it has no REST: that is Python's."""
+    format = "pickle" if request.param == "pickle" else "onnx"
+    with Served(Settings(model_dir=model_dir, model_format=format, grpc_port=0)) as served:
+        if request.param != "typescript":
+            yield served
+            return
+        server = Server({"model_dir": model_dir, "grpc_port": 0}, request.getfixturevalue("typescript"))
+        served.stub = server.stub
         yield served
-
-
-@pytest.fixture(scope="module")
-def onnx(model_dir):
-    """The same with ONNX alone, for tests where the format makes no difference."""
-    with Served(Settings(model_dir=model_dir, model_format="onnx", grpc_port=0)) as served:
-        yield served
+        server.end()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What gRPC answers: the same as REST."""
+"""What gRPC answers: the same as REST, in each language."""
 
 import numpy as np
 import pytest

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import re
 import socket
 import time
 
@@ -57,43 +58,43 @@ def padding(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("limit", [2_000, 1_000_000])
-def test_the_limit_of_a_message_is_exact_and_can_be_set(model_dir, limit):
-    settings = Settings(model_dir=model_dir, model_format="onnx", grpc_port=0, max_body_bytes=limit)
+def test_the_limit_of_a_message_is_exact_and_can_be_set(start, program, model_dir, limit):
+    small = start(program, model_dir=model_dir, grpc_port=0, max_body_bytes=limit)
     message = infer_request().SerializeToString()
-    with Served(settings) as small:
-        ask = small.channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
-        padded = message + padding(limit - len(message))
-        assert len(padded) == limit
-        assert arrays(ask(padded, timeout=20))["prediction"] == [7]
-        error = error_of(ask, message + padding(limit + 1 - len(message)))
+    ask = small.channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
+    padded = message + padding(limit - len(message))
+    assert len(padded) == limit
+    assert arrays(ask(padded, timeout=20))["prediction"] == [7]
+    error = error_of(ask, message + padding(limit + 1 - len(message)))
+    assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+    # These two sentences are those of the gRPC libraries.
+    assert re.search(rf"larger than max \({limit + 1} vs\.? {limit}\)", error.details())
+    with small.connect(compression=grpc.Compression.Gzip) as compressing:
+        bomb = message + padding(100 * limit)
+        assert len(gzip.compress(bomb)) < limit
+        error = error_of(compressing.unary_unary(INFER), bomb)
         assert error.code() is StatusCode.RESOURCE_EXHAUSTED
-        assert f"larger than max ({limit + 1} vs. {limit})" in error.details()
-        with small.connect(compression=grpc.Compression.Gzip) as compressing:
-            bomb = message + padding(100 * limit)
-            assert len(gzip.compress(bomb)) < limit
-            error = error_of(compressing.unary_unary(INFER), bomb)
-            assert (error.code(), error.details()) == (
-                StatusCode.RESOURCE_EXHAUSTED,
-                "Decompressed message larger than max",
-            )
+        assert re.search("(?i)decompress.* larger than", error.details())
 
 
-def test_without_a_model_the_service_runs_and_says_why_it_does_not_predict(tmp_path):
-    with Served(Settings(model_dir=tmp_path, grpc_port=0)) as unready:
-        reason = unready.rest.get("/readyz").json()["error"]
-        assert "run `python train.py`" in reason
-        assert unready.stub.ServerLive(pb.ServerLiveRequest(), timeout=20).live
-        assert not unready.stub.ServerReady(pb.ServerReadyRequest(), timeout=20).ready
-        assert not unready.stub.ModelReady(pb.ModelReadyRequest(name=contract.NAME), timeout=20).ready
-        for name in ("", NAME):
-            assert unready.health.Check(HealthCheckRequest(service=name), timeout=20).status == NOT_SERVING
-        metadata = pb.ModelMetadataRequest(name=contract.NAME)
-        for error in (
-            error_of(unready.stub.ModelInfer, infer_request()),
-            error_of(unready.stub.ModelMetadata, metadata),
-        ):
-            assert (error.code(), error.details()) == (StatusCode.UNAVAILABLE, reason)
-            assert id_of(error)
+def test_without_a_model_the_service_runs_and_says_why_it_does_not_predict(start, program, tmp_path):
+    unready = start(program, model_dir=tmp_path, grpc_port=0)
+    reply = unready.rest.get("/readyz")
+    reason = reply.json()["error"]
+    assert reply.status_code == 503
+    assert reason == "manifest.json cannot be read (No such file or directory): run `python train.py`, then restart"
+    assert unready.stub.ServerLive(pb.ServerLiveRequest(), timeout=20).live
+    assert not unready.stub.ServerReady(pb.ServerReadyRequest(), timeout=20).ready
+    assert not unready.stub.ModelReady(pb.ModelReadyRequest(name=contract.NAME), timeout=20).ready
+    for name in ("", NAME):
+        assert unready.health.Check(HealthCheckRequest(service=name), timeout=20).status == NOT_SERVING
+    metadata = pb.ModelMetadataRequest(name=contract.NAME)
+    for error in (
+        error_of(unready.stub.ModelInfer, infer_request()),
+        error_of(unready.stub.ModelMetadata, metadata),
+    ):
+        assert (error.code(), error.details()) == (StatusCode.UNAVAILABLE, reason)
+        assert id_of(error)
 
 
 def test_a_full_queue_gets_resource_exhausted(slow_model):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,9 +14,11 @@ from contextlib import closing
 
 import grpc
 import pytest
-from calls import STEP, arrays, infer_request
+from calls import arrays, infer_request
+from process import PYTHON, environment
 
 from open_inference_pb2_grpc import GRPCInferenceServiceStub
+from settings import read_settings
 
 
 def free_port() -> int:
@@ -24,30 +27,59 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_port_that_is_taken_ends_the_program_and_says_so(model_dir, workers):
+def test_a_port_that_is_taken_ends_the_program_and_says_so(program, model_dir, workers):
+    command, folder = program
+    if workers == "2" and program != PYTHON:
+        pytest.skip("in TypeScript there is one process")
     with socket.socket() as taken:
         if workers == "1" and hasattr(socket, "SO_REUSEPORT"):  # a program that would share it
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        env = {"MODEL_DIR": str(model_dir), "MODEL_FORMAT": "onnx", "WORKERS": workers, "PORT": "0"}
-        env["GRPC_PORT"] = address.partition(":")[2]
-        command = [sys.executable, "app.py"]
-        done = subprocess.run(command, cwd=STEP, env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+        env = environment({"model_dir": model_dir, "workers": workers, "grpc_port": address.partition(":")[2]})
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode > 0
     assert f"gRPC cannot listen on {address}: stop the program that does, or change GRPC_PORT" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GRPC_PORT", "eighty"),
+        ("GRPC_PORT", "99999"),
+        ("PORT", "-1"),
+        ("MAX_CONNECTION_AGE_SECONDS", "0"),
+        ("MAX_CONNECTION_AGE_SECONDS", "1e9"),
+        ("MAX_CONNECTION_AGE_SECONDS", "it's"),
+        ("MAX_BODY_BYTES", "0"),
+        ("MAX_QUEUE", "1.5"),
+        ("HOST", "192.0.2.1"),
+    ],
+)
+def test_an_invalid_setting_ends_the_program_in_typescript_with_the_sentence_of_python(typescript, name, value):
+    command, folder = typescript
+    env = environment({"grpc_port": 0, name: value})
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    if name == "HOST":
+        assert re.match(r"HOST is '192.0.2.1': this machine cannot listen there \(.*\)\. Unset HOST", done.stderr)
+        return
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setenv(name, value)
+        read_settings()
+    assert (done.stderr, done.stdout) == (f"{stopped.value}\n", "")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
-def test_sigterm_under_load_loses_no_call_of_a_client_that_repeats_what_is_safe_to_repeat(start, model_dir):
+def test_sigterm_under_load_loses_no_call_of_a_client_that_repeats_what_is_safe(start, program, model_dir):
     policy = {"maxAttempts": 3, "initialBackoff": "0.02s", "maxBackoff": "0.1s", "backoffMultiplier": 2}
     # CANCELLED: the call reached the server while it closed, and was not begun.
     policy["retryableStatusCodes"] = ["UNAVAILABLE", "CANCELLED"]
     config = {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "retryPolicy": policy}]}
     settings = {"model_dir": model_dir, "grpc_port": 0}
-    stopping, staying = start(**settings), start(**settings)
-    target = "ipv4:" + ",".join(server.said("gRPC running")[0].split()[3] for server in (stopping, staying))
+    stopping, staying = start(program, **settings), start(program, **settings)
+    target = "ipv4:" + ",".join(server.grpc_address for server in (stopping, staying))
     stop, answered, errors = threading.Event(), [0] * 16, []
 
     def ask(number: int, channel: grpc.Channel) -> None:

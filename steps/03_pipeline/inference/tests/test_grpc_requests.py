@@ -1,7 +1,7 @@
 """What gRPC refuses: requests that are not valid, other models, unknown methods."""
 
 import pytest
-from calls import NAME, ROW, arrays, error_of, id_of, infer_request, measured
+from calls import NAME, ROW, arrays, error_of, id_of, infer_request
 from grpc import StatusCode
 
 import contract
@@ -138,9 +138,9 @@ def test_another_model_is_not_found(onnx, name, version):
 @pytest.mark.parametrize("method", [f"/{NAME}/ModelTrain", f"/{NAME}/ModelStreamInfer", "/made.up/Method" + "x" * 500])
 def test_an_unknown_method_is_unimplemented_and_gets_no_metric_of_its_own(onnx, method):
     count = {"name": "grpc_request_duration_seconds_count", "method": "other", "code": "UNIMPLEMENTED"}
-    before = measured(**count)
+    before = onnx.measured(**count)
     error = error_of(onnx.channel.unary_unary(method), b"x")
     assert (error.code(), error.details()) == (StatusCode.UNIMPLEMENTED, "there is no such method")
     assert id_of(error)
-    assert measured(**count) == before + 1
+    assert onnx.measured(**count) == before + 1
     assert method.rpartition("/")[2] not in onnx.rest.get("/metrics").text
