@@ -32,7 +32,7 @@ def step(tmp_path) -> Path:
     shutil.copy(stand_ins / "train.py", folder / "inference")
     (folder / "broker").mkdir()
     shutil.copy(STEP / "broker" / "nats.conf", folder / "broker")
-    for program in ("run.py", "supervisor.py", "addresses.py"):
+    for program in ("run.py", "supervisor.py", "addresses.py", "node.py"):
         shutil.copy(STEP / program, folder)
     return folder
 

@@ -4,11 +4,9 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
 
 import pytest
 
-import contract
 import model
 
 CASES = {
@@ -59,18 +57,3 @@ def test_the_reason_is_the_same(start, typescript, model_dir, tmp_path, case):
 def without_kind(sentence: str) -> str:
     """The sentence without the name of the error, which each language chooses."""
     return re.sub(r"(does not work here) \(\w+\)", r"\1", sentence)
-
-
-def test_the_contract_is_that_of_python(typescript):
-    node, folder = typescript[0][0], typescript[1]
-    code = "import * as contract from './contract.ts'; console.log(JSON.stringify(contract))"
-    printed = subprocess.run(
-        [node, "--input-type=module", "--eval", code],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    names = ("NAME", "FEATURES", "LOW", "HIGH", "CLASSES")
-    assert json.loads(printed.stdout) == {name: getattr(contract, name) for name in names}
