@@ -28,7 +28,10 @@ OVERRIDES = sorted({*STEP.glob("compose*.yaml")} - {STEP / "compose.yaml"})
 IN_IMAGE = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": "x86_64"}
 IN_IMAGE |= {"python_version": "3.13", "python_full_version": "3.13.0"}
 MOST_MB = {"01_flask": 400, "02_fastapi": 550, "gateway": 90, "preprocess": 150, "inference": 230, "storage": 95}
-MOST_MB |= {"broker": 1}
+MOST_MB |= {"broker": 1, "inference_ts": 75}
+BASES = {"broker": ["NATS=nats:2-alpine"], "inference_ts": ["PYTHON=python:3.13-slim", "NODE=node:24-slim"]}
+# Folders beside an image's own that it is built from: the names of build contexts, as in Compose.
+CONTEXTS = {"inference_ts": ["inference"]}
 
 
 def test_every_service_and_the_broker_have_a_dockerfile():
@@ -48,10 +51,11 @@ def test_hadolint_finds_nothing(name):
 def test_a_dockerfile_names_its_base_once_and_needs_no_other_builder(name):
     text = (FOLDERS[name] / "Dockerfile").read_text()
     assert "syntax=" not in text  # it would be one more image to pull
-    base = "NATS=nats:2-alpine" if name == "broker" else "PYTHON=python:3.13-slim"
-    assert re.findall(r"^ARG (\S+)$", text, re.MULTILINE) == [base]
+    bases = BASES.get(name, ["PYTHON=python:3.13-slim"])
+    assert re.findall(r"^ARG (\S+)$", text, re.MULTILINE) == bases
     stages = {*re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE)}
-    assert {*re.findall(r"^FROM (\S+)", text, re.MULTILINE)} - stages == {f"${{{base.partition('=')[0]}}}"}
+    named = {f"${{{base.partition('=')[0]}}}" for base in bases}
+    assert {*re.findall(r"^FROM (\S+)", text, re.MULTILINE)} - stages == named
     # The files belong to root, so the user of the service must have the right to read them.
     last = text[text.rindex("\nFROM ") :]
     assert all(re.match("--(chmod|from)=", copied) for copied in re.findall(r"^COPY (.*)", last, re.MULTILINE))
@@ -75,7 +79,9 @@ def test_every_combination_of_compose_files_is_valid_and_sets_what_services_read
     files = [f"--file={path.name}" for path in (STEP / "compose.yaml", *overrides)]
     services = json.loads(compose(*files, "config", "--format=json"))["services"]
     for service in SERVICES:
-        read = (FOLDERS[service] / "settings.py").read_text()
+        built = services[service]["build"]["context"]
+        (path,) = Path(built).glob("settings.*")
+        read = path.read_text()
         for setting in services[service]["environment"]:
             assert re.search(rf"\b{setting}\b", read, re.IGNORECASE), f"{service} does not read {setting}"
 
@@ -137,7 +143,8 @@ def build(tmp_path_factory):
 
     def build(folder: Path) -> str:
         tags.append(f"{name}:{len(tags)}")
-        docker("build", "--quiet", f"--tag={tags[-1]}", folder)
+        contexts = [f"--build-context={each}={FOLDERS[each]}" for each in CONTEXTS.get(folder.name, [])]
+        docker("build", "--quiet", f"--tag={tags[-1]}", *contexts, folder)
         return tags[-1]
 
     yield build
@@ -150,13 +157,14 @@ def layers(image: str) -> list[str]:
 
 @pytest.mark.parametrize("name", [name for name in FOLDERS if name != "broker"])
 def test_a_change_of_code_is_in_the_image_within_5_s(build, name, tmp_path):
-    ignored = shutil.ignore_patterns("tests", "model", ".venv*", "__pycache__", ".*_cache")
+    ignored = shutil.ignore_patterns("tests", "model", ".venv*", "__pycache__", ".*cache", "node_modules")
     folder = shutil.copytree(FOLDERS[name], tmp_path / name, ignore=ignored)
     before = layers(build(folder))
     seconds = []
     for attempt in range(3):  # the machine may be busy
-        with (folder / "app.py").open("a") as app:
-            app.write(f"# change {attempt}\n")
+        (path,) = folder.glob("app.*")
+        with path.open("a") as app:
+            app.write(f"{'#' if path.suffix == '.py' else '//'} change {attempt}\n")
         begin = time.monotonic()
         after = layers(build(folder))
         seconds.append(time.monotonic() - begin)
@@ -170,7 +178,7 @@ def test_a_change_of_code_is_in_the_image_within_5_s(build, name, tmp_path):
 def test_images_add_little_to_their_base(build, capsys):
     table = ["| image | adds to its base | of which code, page and model |", "| --- | ---: | ---: |"]
     for name, most in MOST_MB.items():
-        base = re.search(r"^ARG \w+=(\S+)", (FOLDERS[name] / "Dockerfile").read_text())[1]
+        base = re.findall(r"^ARG \w+=(\S+)", (FOLDERS[name] / "Dockerfile").read_text(), re.MULTILINE)[-1]
         of_image, of_base = (history(image) for image in (build(FOLDERS[name]), base))
         added = of_image[: len(of_image) - len(of_base)]
         table.append(f"| {name} | {sum(added) / 1e6:.1f} MB | {(sum(added) - max(added)) / 1e6:.1f} MB |")

@@ -113,7 +113,7 @@ def running(request, tmp_path_factory) -> Iterator[Running]:
     step, kind = request.param
     name, _, wires = step.partition("+")
     folder = tmp_path_factory.mktemp(kind) / name
-    ignore = shutil.ignore_patterns("model", ".venv*", "__pycache__", ".*_cache", "tests", "node_modules")
+    ignore = shutil.ignore_patterns("model", ".venv*", "__pycache__", ".*cache", "tests", "node_modules")
     shutil.copytree(STEPS / name, folder, ignore=ignore)
     inference = write_kind(kind, folder)
     env = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_")}

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import kubernetes_validate
@@ -12,9 +13,10 @@ import yaml
 from conftest import STEPS, skip
 from copies import SERVICES
 
-MANIFESTS = STEPS / "04_docker" / "kubernetes"
+STEP = STEPS / "04_docker"
+MANIFESTS = STEP / "kubernetes"
 PIPELINE = STEPS / "03_pipeline"
-OVERLAYS = ["local", "scaled"]
+OVERLAYS = ["local", "scaled", "typescript"]
 FIRST_VERSION, TRIED_VERSION = "1.30", "1.35"  # the first that knows preStop with sleep, and the one it was run on
 PODS = [*SERVICES, "broker", "database"]
 ANSWER_SECONDS = 30  # timeout_graceful_shutdown in chassis/server.py
@@ -40,16 +42,40 @@ def kustomize(folder) -> list[dict]:
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
-def manifests(request, folder) -> list[dict]:
-    return kustomize(folder / request.param)
+def overlay(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def compose() -> dict:
-    """The services of compose.yaml, with its defaults for variables."""
-    text = (STEPS / "04_docker" / "compose.yaml").read_text()
-    text = text.replace("${COMPOSE_PROJECT_NAME}", "inferir")
+def manifests(overlay, folder) -> list[dict]:
+    return kustomize(folder / overlay)
+
+
+@pytest.fixture(scope="module")
+def compose(overlay) -> dict:
+    """The services of compose.yaml, with its defaults for variables, and of the Compose file for the overlay."""
+    services = read_compose("compose.yaml")
+    if (STEP / f"compose.{overlay}.yaml").exists():
+        for name, changes in read_compose(f"compose.{overlay}.yaml").items():
+            services[name] |= changes
+    return services
+
+
+def read_compose(name: str) -> dict:
+    text = (STEP / name).read_text().replace("${COMPOSE_PROJECT_NAME}", "inferir")
     return yaml.safe_load(re.sub(r"(?<!\$)\$\{\w+:-([^}]*)\}", r"\1", text))["services"]
+
+
+def source(compose: dict, name: str) -> Path:
+    """The folder that an image is built from."""
+    build = compose[name]["build"]
+    return STEP / (build if isinstance(build, str) else build["context"])
+
+
+def code(compose: dict, service: str, name: str) -> str:
+    """The text of a file of a service, in its language: app.py or app.ts for "app"."""
+    [path] = [path for path in source(compose, service).glob(f"{name}.*") if path.suffix in (".py", ".ts")]
+    return path.read_text()
 
 
 def of(manifests: list[dict], *kinds: str) -> dict[str, dict]:
@@ -124,8 +150,8 @@ def test_each_url_names_a_service_and_its_port_which_is_one_of_the_pod(manifests
 
 
 @pytest.mark.parametrize("service", [*SERVICES])
-def test_ports_are_those_of_the_image(manifests, service):
-    exposed = re.search(r"^EXPOSE (.*)$", (PIPELINE / service / "Dockerfile").read_text(), re.MULTILINE)[1]
+def test_ports_are_those_of_the_image(manifests, compose, service):
+    exposed = re.search(r"^EXPOSE (.*)$", (source(compose, service) / "Dockerfile").read_text(), re.MULTILINE)[1]
     assert {*ports(workloads(manifests)[service]).values()} == {*map(int, exposed.split())}
 
 
@@ -166,15 +192,21 @@ def test_inference_alone_is_headless(manifests):
     assert [name for name, service in services.items() if service.get("clusterIP") == "None"] == ["inference"]
 
 
+def served(compose: dict, service: str) -> str:
+    """The code with the routes of a service."""
+    is_typescript = (source(compose, service) / "app.ts").exists()
+    return code(compose, service, "http_server" if is_typescript else "app")
+
+
 @pytest.mark.parametrize("service", [*SERVICES])
-def test_probes_ask_for_what_the_service_serves(manifests, service):
+def test_probes_ask_for_what_the_service_serves(manifests, compose, service):
     paths = {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
     if service == "storage":  # once it has started, it answers the history while the broker is away
         paths |= {"startupProbe": "/readyz", "readinessProbe": "/livez"}
-    code = (PIPELINE / service / "app.py").read_text()
+    routes = re.findall(r'@app.get\("([^"]*)"|const PROBES = (.*);', served(compose, service))
     for probe, path in paths.items():
         assert container(workloads(manifests)[service])[probe]["httpGet"] == {"path": path, "port": "http"}
-        assert f'@app.get("{path}"' in code
+        assert path in str(routes)
 
 
 def test_the_broker_is_asked_where_it_says_how_it_is(manifests):
@@ -185,15 +217,16 @@ def test_the_broker_is_asked_where_it_says_how_it_is(manifests):
     assert NATS_HEALTH in (PIPELINE / "broker" / "Dockerfile").read_text()
 
 
-def test_a_pod_has_the_time_to_give_its_last_responses(manifests):
+def test_a_pod_has_the_time_to_give_its_last_responses(manifests, compose):
     for service in SERVICES:
         workload = workloads(manifests)[service]
-        default = re.search(r"drain_seconds: float = Field\((\d+)", (PIPELINE / service / "settings.py").read_text())[1]
-        drain = float(environment(workload).get("DRAIN_SECONDS", default))
+        default = re.search(r"drain_seconds: float = Field\((\d+)", code(compose, service, "settings"))
+        drain = float(environment(workload).get("DRAIN_SECONDS", default[1] if default else 0))
         waits = container(workload)["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert workload["template"]["spec"]["terminationGracePeriodSeconds"] >= waits + drain + ANSWER_SECONDS
         assert workload["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     assert f"timeout_graceful_shutdown={ANSWER_SECONDS}" in (PIPELINE / "gateway/chassis/server.py").read_text()
+    assert f"const STOP_SECONDS = {ANSWER_SECONDS};" in (PIPELINE / "inference_ts/grpc_server.ts").read_text()
 
 
 def test_an_autoscaler_has_a_request_to_count_in_and_the_replicas_for_itself(folder):
@@ -238,8 +271,8 @@ def test_images_settings_and_memory_are_those_of_compose(manifests, compose):
 
 
 @pytest.mark.parametrize("service", [*SERVICES])
-def test_each_setting_is_one_of_the_service(manifests, service):
-    read = (PIPELINE / service / "settings.py").read_text()
+def test_each_setting_is_one_of_the_service(manifests, compose, service):
+    read = code(compose, service, "settings")
     for setting in environment(workloads(manifests)[service]):
         assert re.search(rf"\b{setting}\b", read, re.IGNORECASE), setting
 
@@ -257,11 +290,11 @@ def test_each_pod_has_few_rights_and_asks_for_what_it_needs(manifests):
         assert {*only["resources"]["requests"]} == {"cpu", "memory"}
 
 
-def test_users_are_numbers_since_kubernetes_cannot_know_who_a_name_is(manifests):
+def test_users_are_numbers_since_kubernetes_cannot_know_who_a_name_is(manifests, compose):
     for name, workload in workloads(manifests).items():
         user = workload["template"]["spec"]["securityContext"].get("runAsUser")
-        dockerfile = PIPELINE / name / "Dockerfile"
-        if dockerfile.exists():
+        if "build" in compose[name]:
+            dockerfile = source(compose, name) / "Dockerfile"
             user = re.search(r"^USER (\d+)", dockerfile.read_text(), re.MULTILINE)[1]
         assert int(user) > 0
 

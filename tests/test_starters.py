@@ -34,7 +34,7 @@ SERVERS = {
 # The services behind the gateway of step 03 listen here: their own ports may be taken.
 BEHIND = {setting: free_port() for setting in ("PREPROCESS_URL", "INFERENCE_URL", "STORAGE_URL")}
 
-NOT_COPIED = shutil.ignore_patterns("model", ".venv*", "__pycache__", ".*_cache", "node_modules")
+NOT_COPIED = shutil.ignore_patterns("model", ".venv*", "__pycache__", ".*cache", "node_modules")
 BLANKS_AND_DOTS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS  # curl prints what ends without a line's end
 
 

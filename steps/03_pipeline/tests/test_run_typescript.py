@@ -44,7 +44,9 @@ def test_its_libraries_are_installed_first(installed, run, step, wires):
     (service / "library").mkdir(parents=True)
     (service / "app.ts").write_text(STAND_IN)
     (service / "library" / "index.js").write_text('export const sentence = "the library is here";')
-    (service / "library" / "package.json").write_text(json.dumps({"name": "library", "type": "module", "main": "index.js"}))
+    (service / "library" / "package.json").write_text(
+        json.dumps({"name": "library", "type": "module", "main": "index.js"})
+    )
     needs = {"dependencies": {"library": "file:library"}}
     (service / "package.json").write_text(json.dumps({"type": "module", **needs}))
     packages = {"": needs, "library": {}, "node_modules/library": {"resolved": "library", "link": True}}

@@ -1,4 +1,5 @@
 import pytest
+
 from typescript import installed_service
 
 

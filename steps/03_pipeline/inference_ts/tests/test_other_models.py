@@ -1,5 +1,6 @@
 """Another model is another contract.ts: text classes, a model without probabilities, a regressor."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+
 from typescript import PIPELINE
 
 sys.path.append(str(PIPELINE / "inference"))
@@ -35,7 +37,8 @@ if contract.CLASSES and isinstance(contract.CLASSES[0], str):
     targets = np.array(contract.CLASSES)[targets]
 print(model.save({estimator}.fit(rows, targets), Path("model"), accuracy=1, golden_rows=rows[::20]), file=sys.stderr)
 predictions, probabilities = model.load(Path("model"), "onnx").answer(rows[1::20])
-print(json.dumps([rows[1::20].tolist(), predictions.tolist(), None if probabilities is None else probabilities.tolist()]))
+probabilities = None if probabilities is None else probabilities.tolist()
+print(json.dumps([rows[1::20].tolist(), predictions.tolist(), probabilities]))
 """
 
 
@@ -55,7 +58,7 @@ def trained(request, tmp_path):
     types = {"FEATURES": "string[] | number", "CLASSES": "number[] | string[] | null"}
     types |= dict.fromkeys(("LOW", "HIGH"), "number | null")
     lines = (f"export const {name}: {types.get(name, 'string')} = {value};\n" for name, value in values.items())
-    return request.param, data, "".join(lines), tmp_path / "model", eval(done.stdout, {"null": None})
+    return request.param, data, "".join(lines), tmp_path / "model", json.loads(done.stdout)
 
 
 def test_it_answers_as_python_does(installed, trained):
