@@ -35,6 +35,7 @@ QUICK += ["tests/test_manifests.py"]
 # Files of the steps that start processes or a broker, train a model, wait for a time limit, or try many pictures.
 SLOW = ["server", "process", "train", "readme", "crash*", "*outages", "*faults", "*nats*", "dead_letters", "retries"]
 SLOW += ["api_key_file", "fuzz", "photo", "grpc_health", "grpc_replicas", "grpc_shutdown"]
+SLOW += ["grpc_slow", "unusable_model", "other_models"]
 # What takes longest begins first, so that no lane ends long after the other. What is not named here comes last.
 LONGEST_FIRST = ["tests/test_make_it_yours.py", "tests/test_start.py", "steps/03_pipeline/tests"]
 LONGEST_FIRST += ["tests/test_project.py", "tests/test_images.py", "notebooks/*.ipynb", "steps/02_fastapi/tests"]

@@ -157,9 +157,14 @@ async function answer(call: Call, respond: grpc.sendUnaryData<object>, label: st
   const took = since(begin);
   CALLS.observe({ code: grpc.status[code], method: label }, took);
   if (code !== grpc.status.OK || !PROBES.includes(label)) {
-    const client = `${call.getPeer().startsWith("[") ? "ipv6" : "ipv4"}:${call.getPeer()}`;
-    logRequest(id, took, { client, method: call.getPath().slice(0, 200), code: grpc.status[code] });
+    logRequest(id, took, { client: clientOf(call), method: call.getPath().slice(0, 200), code: grpc.status[code] });
   }
+}
+
+/** The address of a client, as other gRPC libraries write it. */
+function clientOf(call: Call): string {
+  const [, address = "", port] = /^(.*):(\d+)$/.exec(call.getPeer()) ?? [];
+  return address.includes(":") ? `ipv6:%5B${address}%5D:${port}` : `ipv4:${address}:${port}`;
 }
 
 function decode(deserialize: (bytes: Uint8Array) => object, bytes: Buffer): object {

@@ -14,11 +14,16 @@ export class Service {
   problem = "the model is not loaded yet";
   leaving = false; // it shuts down
   model: ModelInfo | undefined;
+  readonly #folder: string;
   readonly #worker: Worker;
   readonly #batcher: Batcher;
 
   constructor(settings: Settings) {
     this.#worker = new Worker(new URL("predictor.ts", import.meta.url), { workerData: settings.modelDir });
+    this.#worker.on("error", (error) => {
+      throw error; // without the thread, the process is of no use: it ends, and what started it starts it again
+    });
+    this.#folder = settings.modelDir;
     this.#batcher = new Batcher((rows) => this.#predict(rows), settings);
   }
 
@@ -27,7 +32,7 @@ export class Service {
     const [{ problem, cause, ...model }] = await once(this.#worker, "message");
     if (problem) {
       this.problem = problem;
-      log(`not ready: ${problem} (cause: ${cause})`, {}, "ERROR");
+      log(`not ready, model folder ${this.#folder}: ${problem} (cause: ${cause})`, {}, "ERROR");
     } else {
       this.model = model;
     }

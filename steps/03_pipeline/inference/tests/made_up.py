@@ -16,7 +16,10 @@ SIZE = 384  # of a matrix that is multiplied again and again, to take time
 
 
 def make_onnx(rounds: int) -> bytes:
-    """A model that predicts the number in the first column. If the second column is 0, it answers NaN."""
+    """A model that predicts the number in the first column, and fails if that is no class.
+
+    If the second column is 0, it answers NaN.
+    """
     classes = len(contract.CLASSES)
     floats, whole = TensorProto.FLOAT, TensorProto.INT64
     square = helper.make_tensor_value_info("m", floats, [SIZE, SIZE])
@@ -35,7 +38,8 @@ def make_onnx(rounds: int) -> bytes:
     nodes = [
         helper.make_node("Gather", ["X", "zero"], ["first"], axis=1),
         helper.make_node("Gather", ["X", "one"], ["second"], axis=1),
-        helper.make_node("Cast", ["first"], ["label"], to=whole),
+        helper.make_node("Cast", ["first"], ["place"], to=whole),
+        helper.make_node("Gather", ["all_classes", "place"], ["label"]),  # fails if there is no such class
         helper.make_node("OneHot", ["label", "classes", "off_on"], ["likely"]),
         # What follows depends on X, so that it is computed in each call.
         helper.make_node("ReduceSum", ["X"], ["sum"], keepdims=0),
@@ -53,6 +57,7 @@ def make_onnx(rounds: int) -> bytes:
         "zero": np.array(0),
         "one": np.array(1),
         "classes": np.array(classes),
+        "all_classes": np.arange(classes),
         "off_on": np.array([0, 1], np.float32),
         "nothing": np.array(0, np.float32),
         "eye": np.eye(SIZE, dtype=np.float32),

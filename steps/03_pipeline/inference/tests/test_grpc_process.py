@@ -71,6 +71,17 @@ def test_an_invalid_setting_ends_the_program_in_typescript_with_the_sentence_of_
     assert (done.stderr, done.stdout) == (f"{stopped.value}\n", "")
 
 
+def test_it_listens_on_an_address_of_ipv6(start, program, model_dir):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server = start(program, model_dir=model_dir, grpc_port=0, host="::1")
+    assert arrays(server.stub.ModelInfer(infer_request(), timeout=20))["prediction"] == [7]
+    assert server.logged_calls("", 1)[0]["client"].startswith("ipv6:%5B::1%5D:")
+    assert server.rest.get("/readyz").status_code == 200
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 def test_sigterm_under_load_loses_no_call_of_a_client_that_repeats_what_is_safe(start, program, model_dir):
     policy = {"maxAttempts": 3, "initialBackoff": "0.02s", "maxBackoff": "0.1s", "backoffMultiplier": 2}

@@ -6,7 +6,7 @@ import time
 
 import grpc
 import pytest
-from calls import NAME, NOT_SERVING, SERVING, arrays, error_of, infer_request, row_of
+from calls import INFER, NAME, NOT_SERVING, SERVING, arrays, error_of, id_of, infer_request, row_of
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from process import Server, deadline
@@ -57,6 +57,16 @@ def test_an_answer_that_is_not_finite_gets_internal_and_a_sentence(slow):
     assert [line["message"] for line in slow.log if line["level"] == "ERROR"] == [
         f"the model cannot answer a request: {SENTENCES[500]}"
     ]
+
+
+def test_a_call_on_which_the_model_fails_fails_alone_and_only_the_log_has_the_traceback(slow):
+    first, bad, last = begin(slow, 1), begin(slow, 12, metadata=[("x-request-id", "bug-1")]), begin(slow, 2)
+    assert [arrays(call.result())["prediction"] for call in (first, last)] == [[1], [2]]
+    assert bad.code() is StatusCode.INTERNAL and id_of(bad) == "bug-1"
+    assert bad.details() == "the service has failed on this request; its log says how"
+    (line,) = [line for line in slow.log if line["level"] == "ERROR"]
+    assert (line["message"], line["request_id"]) == (f"{INFER} has failed", "bug-1")
+    assert "Gather" in line["traceback"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
