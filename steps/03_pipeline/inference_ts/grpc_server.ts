@@ -54,7 +54,6 @@ export async function serve(service: Service, settings: Settings): Promise<{ add
     call.write({ status: statusOf(call.request.service) });
   };
   server.register(path, watch, responseSerialize, requestDeserialize as (bytes: Buffer) => any, "serverStream");
-  answerUnknown(server);
 
   const host = settings.host.includes(":") ? `[${settings.host}]` : settings.host;
   const bind = (address: string): Promise<number> =>
@@ -123,17 +122,6 @@ function register(server: grpc.Server, definition: Definition, label: string, me
     void answer(call, respond, label, async () => method(decode(requestDeserialize as (bytes: Uint8Array) => object, call.request), call));
   };
   server.register(path, handler, responseSerialize, (bytes: Buffer) => bytes, "unary");
-}
-
-/** Answer calls of unknown methods as well: grpc-js has no public way to do that, but looks each path up in a Map. */
-function answerUnknown(server: grpc.Server): void {
-  const handlers = server["handlers"];
-  const [find, none] = [handlers.get.bind(handlers), (): Buffer => Buffer.alloc(0)];
-  const func: grpc.handleUnaryCall<Buffer, object> = (call, respond) =>
-    void answer(call, respond, "other", async () => {
-      throw new CallError(grpc.status.UNIMPLEMENTED, "there is no such method");
-    });
-  handlers.get = (path: string) => find(path) ?? { func, serialize: none, deserialize: none, type: "unary", path };
 }
 
 /** Give a call an id, a status code and a sentence if it fails, a measurement, a line in the log. */

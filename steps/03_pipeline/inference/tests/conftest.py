@@ -8,11 +8,11 @@ import pytest
 from calls import Served
 from made_up import write_model
 from process import PYTHON, Server
-from typescript import installed_service
 
 import model
 import train
 from settings import Settings
+from typescript import installed_service
 
 
 @pytest.fixture(scope="session")

