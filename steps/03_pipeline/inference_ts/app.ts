@@ -12,7 +12,9 @@ const settings = readSettings();
 const service = new Service(settings);
 await service.start();
 
-const grpc = await serve(service, settings).catch((error) => cannotListen(error, "gRPC", "GRPC_PORT", settings.grpcPort));
+const grpc = await serve(service, settings).catch((error: Error) =>
+  cannotListen(error, "gRPC", "GRPC_PORT", settings.grpcPort),
+);
 log(`gRPC running on ${grpc.address}`);
 const http = createProbes(service).listen(settings.port, settings.host);
 await once(http, "listening").catch((error) => cannotListen(error, "HTTP", "PORT", settings.port));

@@ -117,11 +117,10 @@ type Definition = MethodDefinition<object, object>;
 
 /** Add a method. It gets the message in bytes, so that a damaged one is explained like any other error. */
 function register(server: grpc.Server, definition: Definition, label: string, method: Method): void {
-  const { path, requestDeserialize, responseSerialize } = definition;
   const handler: grpc.handleUnaryCall<Buffer, object> = (call, respond) => {
-    void answer(call, respond, label, async () => method(decode(requestDeserialize as (bytes: Uint8Array) => object, call.request), call));
+    void answer(call, respond, label, async () => method(decode(definition, call.request), call));
   };
-  server.register(path, handler, responseSerialize, (bytes: Buffer) => bytes, "unary");
+  server.register(definition.path, handler, definition.responseSerialize, (bytes: Buffer) => bytes, "unary");
 }
 
 /** Give a call an id, a status code and a sentence if it fails, a measurement, a line in the log. */
@@ -138,9 +137,9 @@ async function answer(call: Call, respond: grpc.sendUnaryData<object>, label: st
       const traceback = error instanceof Error ? error.stack : String(error);
       log(`${call.getPath()} has failed`, { traceback }, "ERROR", id);
     }
+    const bug = "the service has failed on this request; its log says how";
     code = error instanceof CallError ? error.code : grpc.status.INTERNAL;
-    const details = error instanceof CallError ? error.message : "the service has failed on this request; its log says how";
-    respond({ code, details, metadata: trailer });
+    respond({ code, details: error instanceof CallError ? error.message : bug, metadata: trailer });
   }
   const took = since(begin);
   CALLS.observe({ code: grpc.status[code], method: label }, took);
@@ -155,10 +154,10 @@ function clientOf(call: Call): string {
   return address.includes(":") ? `ipv6:%5B${address}%5D:${port}` : `ipv4:${address}:${port}`;
 }
 
-function decode(deserialize: (bytes: Uint8Array) => object, bytes: Buffer): object {
+function decode({ requestDeserialize }: Definition, bytes: Buffer): object {
   try {
     // protobufjs reads a string in a Buffer beyond the end of a message, but not in another Uint8Array.
-    return deserialize(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length));
+    return requestDeserialize(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length) as Buffer);
   } catch {
     throw new CallError(grpc.status.INVALID_ARGUMENT, "the message is not the one that this method takes");
   }
