@@ -19,7 +19,7 @@ NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 def project(tmp_path_factory):
     """A copy of what a reader has, since JupyterLab saves notebooks; the environment is ours."""
     folder = tmp_path_factory.mktemp("reader") / "inferir"
-    ignored = shutil.ignore_patterns("model", ".venv", "__pycache__", ".*_cache", ".ipynb_checkpoints")
+    ignored = shutil.ignore_patterns("model", ".venv", "__pycache__", ".*cache", ".ipynb_checkpoints")
     for name in ("notebooks", "steps"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("start.py", "requirements.lock"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from stack import STEP, Stack
 
 NOT_COPIED = shutil.ignore_patterns(
-    *("tests", "model", ".venv*", ".env", "api_key", "password", "node_modules", "__pycache__", ".*_cache", "*.db*")
+    *("tests", "model", ".venv*", ".env", "api_key", "password", "node_modules", "__pycache__", ".*cache", "*.db*")
 )
 
 
