@@ -2,10 +2,10 @@
 
 --quick skips what needs Docker, a browser or a notebook, and in the steps what starts processes or waits: see SLOW.
 
-A part is one pytest process. Three lanes work side by side: what needs Docker, what needs a Kubernetes cluster, and the
-rest. The lane that ends first helps the others, but the parts that need the cluster follow one another: there is one
-cluster, and they mostly wait. What compares times has the machine to itself, at the end. What a part prints is shown
-when it ends. A file of tests or a notebook that is not named here is a part of "the rest".
+A part is one pytest process. Two workers run parts side by side: one begins with what needs a Kubernetes cluster, the
+other with the rest, and both end with what needs Docker. So there is never more than one part that uses the cluster.
+What compares times has the machine to itself, at the end. What a part prints is shown when it ends. A file of tests or
+a notebook that is not named here is a part of "the rest".
 """
 
 import collections
@@ -36,13 +36,13 @@ QUICK += ["tests/test_manifests.py"]
 SLOW = ["server", "process", "train", "readme", "crash*", "*outages", "*faults", "*nats*", "dead_letters", "retries"]
 SLOW += ["api_key_file", "fuzz", "photo", "grpc_health", "grpc_replicas", "grpc_shutdown"]
 SLOW += ["grpc_slow", "unusable_model", "other_models"]
-# What takes longest begins first, so that no lane ends long after the other. What is not named here comes last.
+# What takes longest begins first, so that no worker ends long after the other. What is not named here comes last.
 LONGEST_FIRST = ["tests/test_make_it_yours.py", "tests/test_start.py", "steps/03_pipeline/tests"]
 LONGEST_FIRST += ["tests/test_project.py", "tests/test_images.py", "notebooks/*.ipynb", "steps/02_fastapi/tests"]
 LONGEST_FIRST += ["steps/03_pipeline/*/tests", "tests/test_browser.py", "tests/test_wires.py", "tests/test_starters.py"]
 LONGEST_FIRST += ["tests/test_pipeline.py"]
 TOGETHER = QUICK  # files of one folder that share a process, since each takes a second or two
-PORTS = ["20000-23999", "24000-26999", "27000-29999"]  # of each lane: two services must not get the same
+PORTS = ["20000-24999", "25000-29999"]  # of each worker: two services must not get the same
 
 
 @dataclass
@@ -123,10 +123,10 @@ def parts(names: set[str]) -> list[Part]:
 
 
 def plan(quick: bool) -> list[list[list[Part]]]:
-    """The stages, one after the other, each with the lanes that work side by side in it and what they begin with."""
+    """The stages, one after the other: what to run in each. Of three queues, only one worker takes from the last."""
     if quick:
         slow = files(*(f"steps/**/tests/test_{name}.py" for name in SLOW))
-        return [[parts(files(*QUICK) - slow), []]]
+        return [[parts(files(*QUICK) - slow), [], []]]
     alone, cluster = files(*ALONE), files(*CLUSTER)
     docker = files(*DOCKER) - alone - cluster
     rest = files("tests", "notebooks/*.ipynb", "steps/*/tests", "steps/*/*/tests") - alone - cluster - docker
@@ -141,15 +141,15 @@ def place_models() -> None:
             shutil.copytree(trained(folder), place)
 
 
-def work(lanes: list[collections.deque[Part]], lane: int, lock: threading.Lock) -> None:
-    """Run the parts of a lane, then those of the others that may run side by side: the first two."""
+def work(queues: list[collections.deque[Part]], ports: str, lock: threading.Lock) -> None:
+    """Run the parts of the first queue, then those of the next."""
     while True:
         with lock:
-            left = next(filter(None, [lanes[lane], *lanes[:2]]), None)
+            left = next(filter(None, queues), None)
             if not left:
                 return
             part = left.popleft()
-        printed = part.run(PORTS[lane])
+        printed = part.run(ports)
         with lock:
             print(f"\n=== {part.name}, {part.seconds:.0f} s\n{printed}", end="", flush=True)
 
@@ -157,14 +157,15 @@ def work(lanes: list[collections.deque[Part]], lane: int, lock: threading.Lock) 
 def run(stages: list[list[list[Part]]]) -> None:
     lock = threading.Lock()
     for stage in stages:
-        lanes = [collections.deque(parts) for parts in stage]
-        with ThreadPoolExecutor(len(lanes)) as threads:
+        queues = [collections.deque(parts) for parts in stage]
+        workers = [queues[:2], queues[::-1]] if len(queues) > 1 else [queues]
+        with ThreadPoolExecutor(len(workers)) as threads:
             try:
-                for working in [threads.submit(work, lanes, lane, lock) for lane in range(len(lanes))]:
+                for working in [threads.submit(work, *each, lock) for each in zip(workers, PORTS, strict=False)]:
                     working.result()
             finally:
-                for lane in lanes:
-                    lane.clear()  # after an interrupt, which pytest gets too, nothing new is started
+                for queue in queues:
+                    queue.clear()  # after an interrupt, which pytest gets too, nothing new is started
 
 
 def report(done: list[Part], seconds: float) -> bool:
@@ -186,7 +187,7 @@ def main(arguments: list[str]) -> int:
     if "--quick" not in arguments:
         place_models()
     run(stages)
-    passed = report([part for stage in stages for lane in stage for part in lane], time.monotonic() - begin)
+    passed = report([part for stage in stages for queue in stage for part in queue], time.monotonic() - begin)
     return 0 if passed else 1
 
 
