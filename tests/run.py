@@ -37,7 +37,13 @@ SLOW = ["server", "process", "train", "readme", "crash*", "*outages", "*faults",
 SLOW += ["api_key_file", "fuzz", "photo", "grpc_health", "grpc_replicas", "grpc_shutdown"]
 SLOW += ["grpc_slow", "unusable_model", "other_models"]
 # What takes longest begins first, so that no worker ends long after the other. What is not named here comes last.
-LONGEST_FIRST = ["tests/test_make_it_yours.py", "tests/test_start.py", "steps/03_pipeline/tests"]
+# The tests on the cluster come before its notebook, whose cells have no time to build all images for the first time.
+LONGEST_FIRST = [
+    "steps/04_docker/tests/test_kubernetes.py",
+    "tests/test_make_it_yours.py",
+    "tests/test_start.py",
+    "steps/03_pipeline/tests",
+]
 LONGEST_FIRST += ["tests/test_project.py", "tests/test_images.py", "notebooks/*.ipynb", "steps/02_fastapi/tests"]
 LONGEST_FIRST += ["steps/03_pipeline/*/tests", "tests/test_browser.py", "tests/test_wires.py", "tests/test_starters.py"]
 LONGEST_FIRST += ["tests/test_pipeline.py"]
