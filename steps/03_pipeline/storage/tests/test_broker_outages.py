@@ -151,7 +151,7 @@ def test_a_password_is_used_and_never_shown(serve, absent_broker, caplog):
         pass
     assert caplog.messages == []
     with serve(absent_broker, ready=False, nats_url=f"nats://me:swordfish@{address}") as client:
-        # It says Authorization Violation, or that the connection was reset, if the broker has closed it before that is read.
+        # Why: Authorization Violation, or a reset, if the broker has closed the connection before that is read.
         wait_until(lambda: "cannot be reached: " in caplog.text)
         assert client.get("/readyz").json() == UNREACHABLE
     assert "sword" not in caplog.text
