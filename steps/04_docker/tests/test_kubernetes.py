@@ -172,7 +172,7 @@ def test_the_gateway_finds_new_replicas_of_inference(pipeline, callers, capsys):
     pipeline.kubectl("scale", "deployment/inference", "--replicas=4")
     pipeline.wait_until_ready("deployment/inference")
     ready = time.monotonic()
-    wait_until(lambda: len(answering(pipeline)) == 4, 1.1 * AGE_SECONDS + 5)  # gRPC spreads the age by a tenth
+    wait_until(lambda: len(answering(pipeline)) == 4, 1.1 * AGE_SECONDS + 10)  # gRPC spreads the age by a tenth
     found = time.monotonic() - ready
     pipeline.kubectl("scale", "deployment/inference", "--replicas=1")
     figures(f"four replicas of inference instead of one (found after {found:.0f} s)", callers, capsys)
