@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 import start
 from lab.launch import Service, launch, launch_pipeline, stop_all
@@ -18,6 +18,8 @@ from trained import trained as kept_model
 
 ROOT = Path(__file__).parent.parent
 STEPS = ROOT / "steps"
+
+expect.set_options(timeout=60_000)  # milliseconds; a busy machine needs more than the usual five seconds
 
 # A shell that starts the tests in the background has SIGINT ignored, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
