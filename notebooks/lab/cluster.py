@@ -14,7 +14,7 @@ from lab.containers import STEP  # it also lets Python find the modules of step 
 
 # isort: split
 from callers import Stranger  # type: ignore[import-not-found]
-from cluster import KUBECTL, Pipeline, lacking, remove, remove_images, run  # type: ignore[import-not-found]
+from cluster import KUBECTL, Pipeline, is_there, lacking, remove, remove_images, run  # type: ignore[import-not-found]
 
 PREFIX = "inferir-notebook"  # of the images
 CREATE = "kind create cluster --config kubernetes/kind.yaml"
@@ -31,9 +31,7 @@ def missing() -> str:
     """Say in a sentence what a notebook lacks to use a cluster; "" if it lacks nothing."""
     if reason := lacking():
         return reason
-    try:
-        run(*KUBECTL, "--request-timeout=5s", "get", "--raw=/readyz")
-    except (RuntimeError, OSError, subprocess.TimeoutExpired):
+    if not is_there():
         return f"Create one with kind: run `{CREATE}` in the folder {STEP.relative_to(launch.STEPS.parent).as_posix()}"
     return ""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from changing import change, copy_steps
-from stack import STEP, missing
+from stack import STEP, Stack, missing
 
 CONTEXT = "kind-kind"  # no other: yours may be the cluster that you work with
 KUBECTL = ["kubectl", f"--context={CONTEXT}"]
@@ -31,11 +31,19 @@ def lacking() -> str:
     return ""
 
 
+def is_there() -> bool:
+    """Whether the cluster of CONTEXT answers."""
+    try:
+        run(*KUBECTL, "--request-timeout=5s", "get", "--raw=/readyz")
+    except (RuntimeError, OSError, subprocess.TimeoutExpired):
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def running_cluster() -> Iterator[None]:
     """The cluster of CONTEXT. If it does not answer, it is created, and deleted at the end."""
-    ask = [*KUBECTL, "--request-timeout=5s", "get", "--raw=/readyz"]
-    created = subprocess.run(ask, capture_output=True, timeout=60).returncode != 0
+    created = not is_there()
     if created:
         run("kind", "create", "cluster", "--config", str(STEP / "kubernetes/kind.yaml"), seconds=600)
     try:
@@ -45,13 +53,13 @@ def running_cluster() -> Iterator[None]:
             run("kind", "delete", "cluster")
 
 
-def run(*command: str, seconds: float = 120, folder: Path | None = None, content: str = "", **env: str) -> str:
+def run(*command: str, seconds: float = 120, folder: Path | None = None, **env: str) -> str:
     """Run a command and return what it prints. Raises RuntimeError with what it said."""
     done = subprocess.run(
         command,
         cwd=folder,
         env={**os.environ, **env},
-        input=content,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=seconds,
@@ -138,8 +146,8 @@ class Pipeline:
         remove(self.namespace)
         remove_images(self.prefix)
 
-    def kubectl(self, *arguments: str, seconds: float = 120, content: str = "") -> str:
-        return run(*KUBECTL, f"--namespace={self.namespace}", *arguments, seconds=seconds, content=content)
+    def kubectl(self, *arguments: str, seconds: float = 120) -> str:
+        return run(*KUBECTL, f"--namespace={self.namespace}", *arguments, seconds=seconds)
 
     def apply(self, overlay: dict, name: str) -> None:
         """Write an overlay into a folder beside local/ and apply it."""
@@ -172,10 +180,7 @@ class Pipeline:
     def names(self, *services: str, ending: bool = True) -> set[str]:
         return {pod["metadata"]["name"] for service in services for pod in self.pods(service, ending)}
 
-    def sql(self, query: str) -> list[list[str]]:
-        """Query the database directly. Returns rows of texts."""
-        command = ["psql", "--username=inferir", "--no-align", "--tuples-only", "--quiet", f"--command={query}"]
-        return [line.split("|") for line in self.run_in("database", *command).splitlines()]
+    sql = Stack.sql  # all that it needs is run_in()
 
     def run_in(self, service: str, *command: str) -> str:
         """Run a command in a pod of the service."""

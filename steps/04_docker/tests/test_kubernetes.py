@@ -114,10 +114,9 @@ def scaled(pipeline, cached_dns, stranger, answers):
 
 def figures(what: str, callers: Callers, capsys) -> None:
     """Print a line for the table of the README."""
-    failed = sum(answer.status != 200 for answer in callers.answers)
     not_stored = sum(answer.status == 200 and not answer.body["stored"] for answer in callers.answers)
     with capsys.disabled():
-        print(f"\n| {what} | {len(callers.answers):,} | {failed} | {not_stored} |")
+        print(f"\n| {what} | {len(callers.answers):,} | {len(failed(callers.answers))} | {not_stored} |")
 
 
 def failed(answers: list[Answer]) -> list[Answer]:
