@@ -18,6 +18,7 @@ KUBECTL = ["kubectl", f"--context={CONTEXT}"]
 PREFIX = "inferir-test"  # of the images, so that yours stay as they are
 DEPLOYMENTS = ["gateway", "preprocess", "inference", "storage"]
 WORKLOADS = [*(f"deployment/{name}" for name in DEPLOYMENTS), "statefulset/broker", "statefulset/database"]
+TYPESCRIPT = "{name: inferir-inference, newName: inferir-inference-ts}"
 START_SECONDS = 240
 
 
@@ -95,29 +96,32 @@ class Pipeline:
         self.namespace, self.prefix = f"inferir-{uuid.uuid4().hex[:8]}", prefix
         self.folder = copy_steps(place)
         self.manifests = self.folder / "kubernetes"
-        for name in ("base", "local", "scaled"):
+        for name in ("base", "local", "scaled", "typescript"):
             ours = f"namespace: {self.namespace}\n"
             change(self.manifests / name / "kustomization.yaml", ("namespace: inferir\n", ours))
         # A busy machine is no failure here.
         longer = '          env:\n            - {name: DEADLINE_SECONDS, value: "8"}\n'
         change(self.manifests / "base/gateway.yaml", ("          env:\n", longer))
         change(self.manifests / "base/namespace.yaml", ("name: inferir\n", f"name: {self.namespace}\n"))
+        change(self.manifests / "typescript/kustomization.yaml", (TYPESCRIPT, TYPESCRIPT.replace("inferir", prefix)))
         local = self.manifests / "local/kustomization.yaml"
         text = re.sub(r"inferir-(\w+), ", rf"inferir-\1, newName: {prefix}-\1, ", local.read_text("utf-8"))
         label = f"labels: [{{pairs: {{pipeline: {self.namespace}}}, includeTemplates: true}}]\n"  # to drain ours alone
         local.write_text(text + label, "utf-8")
 
-    def _own(self, text: str) -> str:
+    def own(self, text: str) -> str:
         """A text of the README with the names of this pipeline."""
         text = re.sub(r"(?<=-n )inferir\b", self.namespace, text)
-        text = re.sub(r"\binferir(?=-\w+:local)", self.prefix, text)
+        text = re.sub(r"\binferir(?=-[\w-]+:local)", self.prefix, text)
         return re.sub(r"^kubectl\b", " ".join(KUBECTL), text, flags=re.MULTILINE)
+
+    def section(self) -> str:
+        return (self.folder / "README.md").read_text("utf-8").split("\n## Kubernetes\n")[1].split("\n## ")[0]
 
     def readme(self) -> list[str]:
         """The commands of the README's section on Kubernetes, by step: create and load, start, ask, change."""
-        section = (self.folder / "README.md").read_text("utf-8").split("\n## Kubernetes\n")[1].split("\n## ")[0]
-        scripts = re.findall(r"^```bash\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-        return [re.sub(r"^kind create cluster.*\n", "", self._own(script), flags=re.MULTILINE) for script in scripts]
+        scripts = re.findall(r"^```bash\n(.*?)^```$", self.section(), re.MULTILINE | re.DOTALL)
+        return [re.sub(r"^kind create cluster.*\n", "", self.own(script), flags=re.MULTILINE) for script in scripts]
 
     def follow(self, script: str) -> str:
         """Run commands of the README in the copy."""

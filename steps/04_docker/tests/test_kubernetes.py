@@ -46,6 +46,7 @@ asyncio.run(main(json.loads(sys.argv[1])))
 """
 AGE_SECONDS = 10  # MAX_CONNECTION_AGE_SECONDS of inference
 UNDER_WAY = 8  # requests, one of each caller
+SCRIPT = re.MULTILINE | re.DOTALL
 ARBITRARY_USER = 1000770000  # as OpenShift gives to each namespace
 
 
@@ -212,6 +213,20 @@ def test_a_new_model_and_back_again(pipeline, cached_dns, callers, capsys):
     audit(pipeline, callers.answers)  # it waits until all are stored
     stored = dict(pipeline.sql("SELECT request_id, model_version FROM results"))
     assert answered.items() <= stored.items()
+
+
+def test_inference_in_typescript_and_back_again(pipeline, cached_dns, callers, capsys):
+    pipeline.follow(pipeline.own(re.search(r"^```shell\n(.*?inference-ts.*?)^```$", pipeline.section(), SCRIPT)[1]))
+    for overlay, program in {"typescript": "node", "local": "python"}.items():
+        pipeline.kubectl("apply", f"--kustomize={pipeline.manifests / overlay}")
+        pipeline.wait_until_ready("deployment/inference")
+        new = pipeline.names("inference", ending=False)
+        wait_until(lambda new=new: answering(pipeline) & new, 60, 1)
+        assert {pipeline.kubectl("exec", pod, "--", "cat", "/proc/1/cmdline")[: len(program)] for pod in new} == {
+            program
+        }
+    figures("inference in TypeScript, then in Python again", callers, capsys)
+    assert not failed(callers.answers)
 
 
 def test_a_rollout_that_does_not_become_ready_stops_and_says_why(pipeline, callers, capsys):
