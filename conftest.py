@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,11 @@ NEEDS = {  # a module that says what is missing for it: the notebooks, and the t
     "lab.containers": ("04_docker.ipynb", "needs-docker"),
     "lab.cluster": ("04_kubernetes.ipynb", "needs-cluster"),
 }
+
+
+def pytest_configure(config):
+    """Let nbval leave measured numbers alone, from whichever folder it is started."""
+    config.option.nbval_sanitize_with = Path(__file__).with_name("notebooks") / "measured.cfg"
 
 
 def pytest_collection_modifyitems(items):

