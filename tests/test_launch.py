@@ -49,6 +49,18 @@ def test_giving_its_name_to_another_service_stops_it(tmp_path):
     service.stop()
 
 
+def test_a_service_that_has_no_page_is_up_when_it_accepts_connections(tmp_path):
+    (tmp_path / "listen.py").write_text(
+        "import os, socket\n"
+        "server = socket.create_server(('127.0.0.1', int(os.environ['PORT'])))\n"
+        "while True: server.accept()\n"
+    )
+    with launch(tmp_path, ["listen.py"], wait_for="") as service:
+        socket.create_connection(("127.0.0.1", service.port), timeout=5).close()
+    with pytest.raises(RuntimeError, match="ended by itself"):
+        launch(tmp_path, ["-c", "1"], wait_for="")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_killing_the_kernel_stops_it(tmp_path, how):

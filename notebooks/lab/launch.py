@@ -109,12 +109,14 @@ class Service:
         self.wait(wait_for, timeout)
 
     def ask(self, path: str) -> None:
-        """GET `path` of the service. Raises an OSError if the answer is not 200."""
+        """GET `path` of the service, or only connect if `path` is "". Raises an OSError if the answer is not 200."""
+        if not path:
+            return socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
         with urllib.request.urlopen(self.url + path, timeout=5):
             pass
 
     def wait(self, path: str, timeout: float) -> None:
-        """Wait until GET `path` answers 200.
+        """Wait until GET `path` answers 200, or until the service accepts connections if `path` is "".
 
         Raises RuntimeError with the tail of the log if the service ends, or if it takes more than `timeout` seconds.
         """
