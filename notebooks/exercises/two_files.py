@@ -121,7 +121,8 @@ def check(two_files):
         return f"the names of the features are not those of the data, or not in their order: {data.feature_names}."
     low, high = contract.get("LOW"), contract.get("HIGH")
     if high is not None and high < data.data.max() or low is not None and low > data.data.min():
-        return f"the service would refuse patients: their numbers go from 0 to {data.data.max():.0f}, see LOW and HIGH."
+        least, most = data.data.min(), data.data.max()
+        return f"the service would refuse patients: their numbers go from {least:.0f} to {most:.0f}, see LOW and HIGH."
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "service")
         leave_out = shutil.ignore_patterns("model", "tests", ".*", "__pycache__")
@@ -148,7 +149,7 @@ def try_out(folder: Path, data) -> str:
     quality = r2_score(data.target[:200], prediction)
     if quality < 0.3:
         return (
-            f"it answers {prediction[0]:.0f} for the first patient, and R² is {quality:.2f}. A linear model has 0.5. Are "
+            f"it answers {prediction[0]:.0f} for the first patient, R² is {quality:.2f}: a linear model has 0.5. Are "
             "features prepared in train.py in a way that the service does not know of? That is train/serve skew."
         )
     return ""
