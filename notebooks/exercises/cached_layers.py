@@ -73,9 +73,12 @@ FILES = ["app.py", "features.py", "requirements.lock", "tests/test_app.py"]
 
 def check(cached_layers):
     steps = parse(cached_layers())
-    if not steps or steps[0][0] != "FROM" or "CMD" not in [word for word, _ in steps]:
+    words = [word for word, _ in steps if word != "ARG"]
+    if words[:1] != ["FROM"] or "CMD" not in words:
         return "the text needs at least FROM, as its first instruction, and CMD."
-    at = next((at for at, (word, rest) in enumerate(steps) if word == "RUN" and "pip" in rest), None)
+    at = next(
+        (at for at, (word, rest) in enumerate(steps) if word == "RUN" and re.search(r"\bpip\b.* install\b", rest)), None
+    )
     if at is None:
         return "no RUN installs anything by pip."
     if "requirements.lock" not in steps[at][1]:
@@ -120,7 +123,7 @@ def copied(steps: list[tuple[str, str]]) -> set[str]:
 
 def made_again(steps: list[tuple[str, str]], changed: str) -> list[bool]:
     """For each instruction, whether a change of the file runs it again: Docker's rules for its cache."""
-    again, stages, dirty = [], {}, False
+    again, stages, dirty, name = [], {}, False, ""
     for word, rest in steps:
         if word == "FROM":
             name = rest.split()[-1]

@@ -93,7 +93,7 @@ wrong = [
 
 
 def check(keeps_results):
-    compose = yaml.safe_load(keeps_results())
+    compose = yaml.safe_load(keeps_results()) or {}
     services = compose.get("services", {})
     if {*services} != {"storage", "broker", "database"}:
         return "the services are storage, broker and database, no other ones."
