@@ -47,6 +47,8 @@ LONGEST_FIRST = [
 LONGEST_FIRST += ["tests/test_project.py", "tests/test_images.py", "notebooks/*.ipynb", "steps/02_fastapi/tests"]
 LONGEST_FIRST += ["steps/03_pipeline/*/tests", "tests/test_browser.py", "tests/test_wires.py", "tests/test_starters.py"]
 LONGEST_FIRST += ["tests/test_pipeline.py"]
+# Only a notebook needs nbval: to import it takes two seconds of a core. pyproject.toml has options of it.
+WITHOUT_NBVAL = ["-pno:nbval", "-oaddopts=--strict-markers"]
 TOGETHER = QUICK  # files of one folder that share a process, since each takes a second or two
 PORTS = ["20000-24999", "25000-29999"]  # of each worker: two services must not get the same
 
@@ -74,6 +76,7 @@ class Part:
         if re.match("0[123]", self.folder.name) or self.folder.parent.name == "03_pipeline":
             env["TRAINED_MODEL"] = str(trained(self.folder.relative_to(ROOT / "steps").as_posix()))
         command = [sys.executable, "-m", "pytest", "-q", "-pno:cacheprovider", "-pno:schemathesis", *self.files]
+        command += [] if self.files[0].endswith(".ipynb") else WITHOUT_NBVAL
         command += ["--color=yes"] if sys.stdout.isatty() else []
         begin = time.monotonic()
         done = subprocess.run(
