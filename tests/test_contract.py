@@ -7,7 +7,6 @@ import requests
 
 from conftest import serve, serve_all, wait_until
 from contract import CASES, JSON, LIMIT, break_model, check, check_error, features, row_of
-from lab.launch import Service
 
 # A step joins with a line here: its folder, whose number says which lines of the contract bind it.
 STEPS = ["01_flask", "02_fastapi", "03_pipeline", "03_pipeline+grpc,nats"]
@@ -71,38 +70,26 @@ def test_a_fit_service_is_alive_and_ready(service):
     assert requests.get(service.url + "/readyz", timeout=10).status_code == 200
 
 
-@pytest.fixture(scope="module")
-def spoil(step, trained, tmp_path_factory):
-    """A function that makes the model of a running step unusable in some way, and returns all services of the step."""
-    folder = tmp_path_factory.mktemp("unfit") / "model"
+# A way to make a model unusable, and what the service then says. Each step's own tests try all ways.
+UNFIT = {
+    "01_flask": ("of another scikit-learn", "saved by scikit-learn"),
+    "02_fastapi": ("tampered with", "SHA-256"),
+    "03_pipeline": ("missing", "manifest.json"),
+    "03_pipeline+grpc,nats": ("missing", "manifest.json"),
+}
+
+
+def test_with_a_model_that_cannot_be_used_the_service_is_up_and_says_why(step, trained, tmp_path):
+    how, says = UNFIT[step]
+    folder = shutil.copytree(trained(step), tmp_path / "model")
+    break_model(folder, how)
     with serve_all(step, "/livez", MODEL_DIR=str(folder)) as services:
+        ready = requests.get(services["inference"].url + "/readyz", timeout=10)
+        assert (ready.status_code, says in ready.json()["error"]) == (503, True), ready.text
 
-        def spoil(how: str) -> dict[str, Service]:
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(trained(step), folder)
-            break_model(folder, how)
-            services["inference"].restart("/livez")
-            return services
+        def ask() -> requests.Response:
+            return requests.post(services["gateway"].url + "/inferir", json={"features": row_of(0)}, timeout=10)
 
-        yield spoil
-
-
-@pytest.mark.parametrize(
-    ("how", "says"),
-    [
-        ("missing", "manifest.json"),
-        ("tampered with", "SHA-256"),
-        ("of another scikit-learn", "saved by scikit-learn"),
-    ],
-)
-def test_with_a_model_that_cannot_be_used_the_service_is_up_and_says_why(spoil, how, says):
-    services = spoil(how)
-    ready = requests.get(services["inference"].url + "/readyz", timeout=10)
-    assert (ready.status_code, says in ready.json()["error"]) == (503, True), ready.text
-
-    def ask() -> requests.Response:
-        return requests.post(services["gateway"].url + "/inferir", json={"features": row_of(0)}, timeout=10)
-
-    wait_until(lambda: says in ask().json()["error"])  # over gRPC, it takes up to a second to connect again
-    assert ask().status_code == 503
-    assert not any("Traceback" in service.log() for service in services.values())
+        wait_until(lambda: says in ask().json()["error"])  # over gRPC, it takes up to a second to connect
+        assert ask().status_code == 503
+        assert not any("Traceback" in service.log() for service in services.values())
