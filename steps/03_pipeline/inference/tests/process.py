@@ -100,16 +100,20 @@ class Server:
         return sum(sample.value for sample in samples if (sample.name, sample.labels) == (name, labels))
 
     def logged_calls(self, beginning: str, count: int) -> list[dict]:
-        """Wait for `count` lines about calls whose id begins like this, which come shortly after the responses."""
+        """Wait for `count` lines about calls whose id begins like this."""
+        return self._wait_for(count, lambda line: "method" in line and line["request_id"].startswith(beginning))
 
-        def found() -> list[dict]:
-            return [line for line in [*self.log] if "method" in line and line["request_id"].startswith(beginning)]
+    def logged_errors(self, count: int) -> list[dict]:
+        """Wait for `count` lines about errors."""
+        return self._wait_for(count, lambda line: line["level"] == "ERROR")
 
+    def _wait_for(self, count: int, wanted: Callable[[dict], bool]) -> list[dict]:
+        """Wait for `count` lines of the log, which come shortly after the responses."""
         with deadline(10) as left:
-            while len(found()) < count:
-                assert left(), found()
+            while len(found := [line for line in [*self.log] if wanted(line)]) < count:
+                assert left(), found
                 time.sleep(0.02)
-        return found()
+        return found
 
     def end(self) -> None:
         for client in ("channel", "rest"):

@@ -54,9 +54,8 @@ def test_an_answer_that_is_not_finite_gets_internal_and_a_sentence(slow):
     row[0][1] = 0
     error = error_of(slow.stub.ModelInfer, infer_request(row))
     assert (error.code(), error.details()) == (StatusCode.INTERNAL, SENTENCES[500])
-    assert [line["message"] for line in slow.log if line["level"] == "ERROR"] == [
-        f"the model cannot answer a request: {SENTENCES[500]}"
-    ]
+    (line,) = slow.logged_errors(1)
+    assert line["message"] == f"the model cannot answer a request: {SENTENCES[500]}"
 
 
 def test_a_call_on_which_the_model_fails_fails_alone_and_only_the_log_has_the_traceback(slow):
@@ -64,7 +63,7 @@ def test_a_call_on_which_the_model_fails_fails_alone_and_only_the_log_has_the_tr
     assert [arrays(call.result())["prediction"] for call in (first, last)] == [[1], [2]]
     assert bad.code() is StatusCode.INTERNAL and id_of(bad) == "bug-1"
     assert bad.details() == "the service has failed on this request; its log says how"
-    (line,) = [line for line in slow.log if line["level"] == "ERROR"]
+    (line,) = slow.logged_errors(1)
     assert (line["message"], line["request_id"]) == (f"{INFER} has failed", "bug-1")
     assert "Gather" in line["traceback"]
 
