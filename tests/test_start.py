@@ -133,6 +133,7 @@ def test_a_package_that_is_not_the_one_in_the_lock_is_refused(project):
 def test_without_a_network_a_sentence_says_so(project, tmp_path, path):
     nowhere = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9")
     empty = {"UV_CACHE_DIR": str(tmp_path / "cache"), "PIP_NO_CACHE_DIR": "1", "PIP_FIND_LINKS": ""}
+    empty["UV_HTTP_RETRIES"] = "0"
     done = run(project, path=path, **nowhere, **empty)
     assert done.returncode == 1
     *_, said, last = done.stderr.splitlines()
@@ -142,22 +143,17 @@ def test_without_a_network_a_sentence_says_so(project, tmp_path, path):
 
 
 @POSIX_ONLY
-def test_a_uv_that_does_not_work_is_not_used(project, tmp_path):
+def test_a_uv_that_does_not_work_and_what_pip_and_python_are_told_elsewhere_change_nothing(project, tmp_path):
     shim = tmp_path / "shims" / "uv"  # as pyenv makes them
     shim.parent.mkdir()
     shim.write_text("#!/bin/sh\necho 'pyenv: uv: command not found' >&2\nexit 127\n")
     shim.chmod(0o755)
-    done = run(project, "test", "--version", path=str(shim.parent))
-    assert done.returncode == 0, done.stderr
-    assert "Fetching uv" in done.stdout
-
-
-def test_what_pip_and_python_are_told_elsewhere_changes_nothing(project, tmp_path):
     (tmp_path / "plugin.py").write_text("raise SystemExit('a plugin of somebody else')\n")
     elsewhere = {name: str(tmp_path / "elsewhere") for name in ("PIP_TARGET", "PIP_PREFIX")}
     env = {"PIP_USER": "1", "PYTHONPATH": str(tmp_path), "PYTEST_PLUGINS": "plugin", **elsewhere}
-    done = run(project, "test", "--version", **env)
+    done = run(project, "test", "--version", path=str(shim.parent), **env)
     assert done.returncode == 0, done.stderr
+    assert "Fetching uv" in done.stdout
     assert done.stdout.rstrip().splitlines()[-1].startswith("pytest ")
     assert not (tmp_path / "elsewhere").exists()
 
