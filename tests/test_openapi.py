@@ -11,7 +11,7 @@ from lab.launch import launch
 
 # A service joins with a line here: its folder, and the fewest requests that its document must give rise to.
 SERVICES = {
-    "02_fastapi": 600,
+    "02_fastapi": 450,
     "03_pipeline": 180,  # its gateway, with the others behind it
     "03_pipeline+grpc,nats": 180,
     "03_pipeline/preprocess": 70,
@@ -21,7 +21,8 @@ SERVICES = {
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_made_up_requests_break_nothing_and_are_answered_as_the_manual_says(name, trained, tmp_path):
-    options = ["--max-examples=60", "--seed=1", "--no-color"]
+    # Not "stateful": our documents have no links from one operation to the next.
+    options = ["--phases=examples,coverage,fuzzing", "--max-examples=30", "--seed=1", "--no-color"]
     command = [sys.executable, "-m", "schemathesis.cli", f"--config-file={ROOT}/tests/schemathesis.toml", "run"]
     step, _, part = name.partition("/")
     env = {"MODEL_DIR": str(trained(step)), "MODEL_FORMAT": "onnx", "DATABASE_URL": database_in(tmp_path)}
