@@ -36,7 +36,7 @@ class Stack:
         return self
 
     def __exit__(self, *_) -> None:
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout=5", seconds=120)
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout=0", seconds=120)
         self.docker("image", "prune", "--all", "--force", f"--filter=label=com.docker.compose.project={self.project}")
 
     # starting, and what Compose and Docker say
