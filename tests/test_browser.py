@@ -8,10 +8,15 @@ import sys
 
 import pytest
 import requests
+from playwright.sync_api import expect
 
 from conftest import ROOT, wait_until
 from lab.launch import free_port, launch
 
+OPEN = """async (path) => {
+    await jupyterapp.commands.execute("application:close-all");
+    await jupyterapp.commands.execute("docmanager:open", { path });
+}"""
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -37,6 +42,7 @@ def lab(project):
     port = free_port()
     log = project / "lab.log"
     command = [sys.executable, "start.py", "lab", "--no-browser", f"--port={port}", "--IdentityProvider.token="]
+    command.append("--LabApp.expose_app_in_browser=True")  # so that a test can open a notebook without a new page
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     own = {name: str(project / "jupyter" / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")}
@@ -71,13 +77,20 @@ def test_the_lab_opens_at_the_first_notebook(lab, page):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_opens_with_its_outputs_and_its_diagram_drawn(lab, page, name):
-    page.goto(f"{lab}/lab/tree/notebooks/{name}?reset")
-    page.locator(".jp-Notebook h1").wait_for()
-    diagram = page.locator(".jp-RenderedMermaid svg, .jp-RenderedMermaid img").first
+    if not page.url.startswith(lab):
+        page.goto(lab)
+        page.locator(".jp-Notebook h1").wait_for()
+    page.evaluate(OPEN, f"notebooks/{name}")
+    tab = page.locator("#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current .lm-TabBar-tabLabel")
+    expect(tab).to_have_text(name, timeout=20_000)
+    notebook = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    notebook.locator("h1").first.wait_for()
+    diagram = notebook.locator(".jp-RenderedMermaid svg, .jp-RenderedMermaid img").first
     diagram.scroll_into_view_if_needed()
     diagram.wait_for()
-    page.locator(".jp-OutputArea-output").first.wait_for(state="attached")
-    assert page.locator(".jp-mod-error, .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    notebook.locator(".jp-OutputArea-output").first.wait_for(state="attached")
+    errors = ".jp-mod-error, .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']"
+    assert notebook.locator(errors).count() == 0
 
 
 def test_run_all_reaches_the_end(lab, page, project):
