@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import JSHandle, Page, expect
+from playwright.sync_api import Frame, JSHandle, Page, expect
 
 from conftest import STEPS, database_in
 from lab.launch import launch_pipeline, stop_all
@@ -77,23 +77,24 @@ def watched(page: Page, gateway_url: str) -> Iterator[None]:
     assert elsewhere == [] and errors == []
 
 
-def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> None:
+def draw(page: Page | Frame, strokes: list[list[tuple[float, float]]]) -> None:
     page.locator("#clear").click()
     page.locator("#canvas").click(trial=True)  # wait until it stands still
     draw_more(page, strokes)
 
 
-def draw_more(page: Page, strokes: list[list[tuple[float, float]]]) -> None:
+def draw_more(page: Page | Frame, strokes: list[list[tuple[float, float]]]) -> None:
+    mouse = (page.page if isinstance(page, Frame) else page).mouse
     for stroke in strokes:
         points = on_screen(page, stroke)
-        page.mouse.move(*points[0])
-        page.mouse.down()
+        mouse.move(*points[0])
+        mouse.down()
         for point in points[1:]:
-            page.mouse.move(*point, steps=3)
-        page.mouse.up()
+            mouse.move(*point, steps=3)
+        mouse.up()
 
 
-def on_screen(page: Page, stroke: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def on_screen(page: Page | Frame, stroke: list[tuple[float, float]]) -> list[tuple[float, float]]:
     box = page.locator("#canvas").bounding_box()
     return [(box["x"] + x * box["width"] / 280, box["y"] + y * box["height"] / 280) for x, y in stroke]
 
@@ -111,7 +112,7 @@ def in_hand(page: Page, path: Path) -> JSHandle:
     )
 
 
-def assert_answer(page: Page, digit: int) -> None:
+def assert_answer(page: Page | Frame, digit: int) -> None:
     expect(page.locator("#answer")).to_contain_text(re.compile(rf"^\s*{digit}\b"), timeout=10_000)
 
 

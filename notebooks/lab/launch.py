@@ -12,6 +12,7 @@ because it has ended, the guard reads the end of the file and stops the service.
 import collections
 import contextlib
 import itertools
+import json
 import os
 import random
 import shutil
@@ -31,6 +32,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import psutil
+from jupyter_core.paths import jupyter_runtime_dir
 
 STEPS = Path(__file__).resolve().parents[2] / "steps"
 
@@ -177,12 +179,12 @@ def launch(
     """Run `python <command>` in the folder of a step and return when `wait_for` answers 200.
 
     The port is a free one. Name a `port` to start a service again where others look for it. "{port}" in the command
-    becomes the port; the service also finds it in PORT. Raises RuntimeError with the tail of the log if the service
-    ends or is not ready within `timeout` seconds.
+    becomes the port; the service also finds it in PORT. ROOT_PATH is its path in JupyterLab, see proxy_path(). Raises
+    RuntimeError with the tail of the log if the service ends or is not ready within `timeout` seconds.
     """
     port = port or free_port()
     arguments = [part.replace("{port}", str(port)) for part in command]
-    service = Service([PYTHON, *arguments], STEPS / step, port, env or {})
+    service = Service([PYTHON, *arguments], STEPS / step, port, {"ROOT_PATH": proxy_path(port), **(env or {})})
     try:
         service.wait(wait_for, timeout)
     except BaseException:  # an interrupt too
@@ -245,6 +247,18 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def proxy_path(port: int) -> str:
+    """Return the path at which JupyterLab passes requests on to a port of this machine, such as /user/ana/proxy/8000.
+
+    jupyter-server-proxy does that, for those who may use JupyterLab. The path is "" if no JupyterLab runs this kernel.
+    """
+    for process in psutil.Process().parents():
+        about = Path(jupyter_runtime_dir()) / f"jpserver-{process.pid}.json"  # a Jupyter server writes it when it starts
+        if about.exists():
+            return f"{json.loads(about.read_text(encoding='utf-8'))['base_url']}proxy/{port}"
+    return ""
 
 
 def guard(command: list[str]) -> int:
