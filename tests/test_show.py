@@ -18,14 +18,18 @@ BASE, TOKEN = "/user/x", "a-token"
 CELLS = """\
 from lab.browser import show
 from lab.launch import launch, launch_pipeline
-
+---
+service = launch("02_fastapi", env={{"MODEL_DIR": {fastapi!r}}})
+show(service, "/docs")
 ---
 pipeline = launch_pipeline(MODEL_DIR={pipeline!r}, DATABASE_URL={database!r})
 show(pipeline["gateway"])
 ---
-service = launch("02_fastapi", env={{"MODEL_DIR": {fastapi!r}}})
-show(service, "/docs")
+env = {{f"{{name.upper()}}_URL": service.url for name, service in pipeline.items()}}
+contained = launch("03_pipeline/gateway", env={{**env, "ROOT_PATH": ""}})
+show(contained)
 """
+MANUAL, PIPELINE, CONTAINED = range(3)  # what the frames show; a container does not know the path of its page
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,7 @@ def notebook(jupyter, page: Page):
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    expect(page.locator("iframe")).to_have_count(2)
+    expect(page.locator("iframe")).to_have_count(3)
     yield page
     assert elsewhere == []
 
@@ -88,21 +92,22 @@ def try_out(frame: Frame, route: str) -> None:
     expect(frame.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
 
 
-def test_a_digit_drawn_in_the_notebook_is_answered_and_listed(notebook):
-    pipeline = shown(notebook, 0)
-    draw(pipeline, DIGITS[3])
-    assert_answer(pipeline, 3)
-    expect(pipeline.locator("#results tbody tr").first.locator("td, th").nth(1)).to_have_text("3")
+@pytest.mark.parametrize(("number", "digit"), [(PIPELINE, 3), (CONTAINED, 7)])
+def test_a_digit_drawn_in_the_notebook_is_answered_and_listed(notebook, number, digit):
+    gateway = shown(notebook, number)
+    draw(gateway, DIGITS[digit])
+    assert_answer(gateway, digit)
+    expect(gateway.locator("#results tbody tr").first.locator("td, th").nth(1)).to_have_text(str(digit))
 
 
 def test_the_manual_is_found_from_the_page_and_answers(notebook):
-    pipeline = shown(notebook, 0)
-    pipeline.get_by_role("link", name="manual").click()
-    try_out(pipeline, "/results/summary")
+    gateway = shown(notebook, PIPELINE)
+    gateway.get_by_role("link", name="manual").click()
+    try_out(gateway, "/results/summary")
 
 
 def test_the_manual_of_step_02_answers_in_the_notebook(notebook):
-    manual = shown(notebook, 1)
+    manual = shown(notebook, MANUAL)
     try_out(manual, "/inferir")
     answer = json.loads(manual.locator(".live-responses-table .highlight-code code").first.inner_text())
     assert answer["prediction"] == [7]
@@ -110,13 +115,13 @@ def test_the_manual_of_step_02_answers_in_the_notebook(notebook):
 
 def test_the_link_opens_the_page_in_a_tab(notebook):
     with notebook.expect_popup() as popup:
-        notebook.get_by_role("link", name="Open the page in a tab of its own").first.click()
+        notebook.get_by_role("link", name="Open the page in a tab of its own").nth(PIPELINE).click()
     expect(popup.value.get_by_role("heading", name="inferir")).to_be_visible()
     popup.value.close()
 
 
 def test_nobody_reaches_a_service_without_the_token_of_jupyter(jupyter, notebook):
-    address = jupyter.removesuffix(BASE) + notebook.locator("iframe").nth(1).get_attribute("src")
+    address = jupyter.removesuffix(BASE) + notebook.locator("iframe").nth(MANUAL).get_attribute("src")
     assert requests.get(address, params={"token": TOKEN}, timeout=10).ok
     for method in ("GET", "POST"):
         assert requests.request(method, address, timeout=10, allow_redirects=False).status_code in (302, 403)
