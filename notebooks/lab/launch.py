@@ -255,7 +255,7 @@ def proxy_path(port: int) -> str:
     jupyter-server-proxy does that, for those who may use JupyterLab. The path is "" if no JupyterLab runs this kernel.
     """
     for process in psutil.Process().parents():
-        about = Path(jupyter_runtime_dir()) / f"jpserver-{process.pid}.json"  # a Jupyter server writes it when it starts
+        about = Path(jupyter_runtime_dir()) / f"jpserver-{process.pid}.json"  # written by a Jupyter server
         if about.exists():
             return f"{json.loads(about.read_text(encoding='utf-8'))['base_url']}proxy/{port}"
     return ""
