@@ -5,6 +5,7 @@ python3 start.py test          run every test and every notebook; print how long
 python3 start.py test --quick  run the tests that need no Docker, no browser and no notebook
 python3 start.py test -k name  give arguments to pytest, which then runs once over tests/ and notebooks/
 python3 start.py check         tell what this machine is ready for
+python3 start.py prepare       do all that needs a network; --help tells how to carry it to other machines
 """
 
 import platform
@@ -33,6 +34,7 @@ LOCK = ROOT / "requirements.lock"
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "set-up-is-complete"
+PYTHON = getattr(sys, "_base_executable", sys.executable)  # sys.executable may be in the .venv that is removed
 DISK_GB = 2  # .venv and the downloads it came from
 FIRST_PAGE = "/lab/tree/notebooks/00_train_and_pickle.ipynb"
 LAB = ["-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", f"--LabApp.default_url={FIRST_PAGE}"]
@@ -41,7 +43,7 @@ LEAKS = ["PYTHONPATH", "PYTHONHOME", "JUPYTER_PATH", "PYTEST_PLUGINS", "PIP_TARG
 LEAKS += ["HOST", "PORT", "WORKERS", "DATABASE_URL"]  # settings of the services that other programs use, too
 LEAKS += ["PYTHONDONTWRITEBYTECODE"]  # with it, each process compiles scikit-learn again, for three seconds
 EVERY_TEST, PYTEST = ["tests/run.py"], ["-m", "pytest"]
-COMMANDS = ["lab", "test", "check"]
+COMMANDS = ["lab", "test", "check", "prepare"]
 PORTS = {8000: "a step's service", 8001: "preprocess", 8002: "inference", 8012: "gRPC", 8003: "storage", 4222: "broker"}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome", "msedge"]  # on Windows, Edge is always there
 BROWSERS += ["/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"]
@@ -79,8 +81,11 @@ def run(*command: "str | Path") -> None:
     stop(f"The set-up is not complete: `{Path(command[0]).stem}` failed, and says why above. Mend that.")
 
 
-def set_up() -> None:
-    """Make a new .venv from the lock. Each download is checked against its hash, and kept in uv's own cache."""
+def set_up(wheels: "Path | None" = None) -> None:
+    """Make a new .venv from the lock: from a folder of wheels, or from the network into uv's own cache.
+
+    Each file is checked against its hash.
+    """
     if shutil.disk_usage(ROOT).free < DISK_GB * 1e9:
         stop(f"The disk is nearly full: free {DISK_GB} GB.")
     if VENV.is_symlink() or VENV.is_file():
@@ -88,24 +93,24 @@ def set_up() -> None:
     for folder in (ROOT, VENV):
         if folder.exists() and not os.access(folder, os.W_OK):
             stop(f"You may not write to {folder}: copy the project to a folder of your own, or change its owner.")
-    print(f"Setting up {VENV} (once; about 360 MB to download)", flush=True)
+    print(f"Setting up {VENV} (once; {f'from {wheels}' if wheels else 'about 500 MB to download'})", flush=True)
     deadline = time.monotonic() + 15  # a process of an interrupted set-up may still write there
     while VENV.exists():
         shutil.rmtree(VENV, ignore_errors=True)
         time.sleep(0.1)
         if time.monotonic() > deadline:
             stop(f"{VENV} cannot be replaced: stop what runs from it (JupyterLab?), or remove it yourself.")
-    python = getattr(sys, "_base_executable", sys.executable)  # sys.executable may be in the .venv just removed
+    source = ["--no-index", f"--find-links={wheels}"] if wheels else []
     uv = shutil.which("uv")
     if uv and succeeds(uv, "--version"):  # pyenv puts programs on PATH that only say that they are not installed
-        run(uv, "venv", "--quiet", "--python", python, VENV)
+        run(uv, "venv", "--quiet", "--python", PYTHON, VENV)
     else:
-        run(python, "-m", "venv", VENV)
+        run(PYTHON, "-m", "venv", VENV)
         print("Fetching uv, which fetches the rest", flush=True)
         uv, pinned = str(BIN / "uv"), VENV / "uv.txt"
         pinned.write_text("\n".join(re.findall(r"^uv==(?:.*\\\n)*.*", LOCK.read_text(), re.MULTILINE)))
-        run(BIN / "python", "-m", "pip", "install", "--require-hashes", "--retries=1", "-r", pinned)
-    run(uv, "pip", "sync", "--require-hashes", "--python", VENV, LOCK)
+        run(BIN / "python", "-m", "pip", "install", "--require-hashes", "--retries=1", *source, "-r", pinned)
+    run(uv, "pip", "sync", "--require-hashes", *source, "--python", VENV, LOCK)
     (VENV / "etc/jupyter/labconfig").mkdir(parents=True, exist_ok=True)
     (VENV / "etc/jupyter/labconfig/page_config.json").write_text(NO_NEWS)
     STAMP.write_text(fingerprint())
@@ -120,16 +125,16 @@ def clean_environment() -> None:
         os.environ.setdefault("UV_INDEX_URL", os.environ["PIP_INDEX_URL"])
 
 
+def line(ok: bool, thing: str, remedy: str = "") -> None:
+    print(f"ok    {thing}" if ok else f"todo  {thing}: {remedy}")
+
+
 def check() -> None:
     """Print a line for each thing that inferir uses, with what to do where it is missing."""
-
-    def line(ok: bool, thing: str, remedy: str = "") -> None:
-        print(f"ok    {thing}" if ok else f"todo  {thing}: {remedy}")
-
     free, done = shutil.disk_usage(ROOT).free / 1e9, is_set_up()
     line(True, "Python {}.{}.{}".format(*sys.version_info))
     line(done or free > DISK_GB, f"disk ({free:.1f} GB free)", f"free {DISK_GB} GB")
-    line(done, "set-up", "run `python3 start.py` once, on a good network")
+    line(done, "set-up", "run `python3 start.py prepare` once, on a good network")
     for port, user in PORTS.items():
         with socket.socket() as probe:
             probe.settimeout(1)
@@ -153,11 +158,15 @@ def main(arguments: list) -> int:
         print(__doc__)
         return 0
     if command not in COMMANDS:
-        sys.exit(f"There is no `start.py {command}`: it is lab (or nothing), test or check.")
+        sys.exit(f"There is no `start.py {command}`: it is lab (or nothing), test, check or prepare.")
     clean_environment()
     if command == "check":
         check()
         return 0
+    if command == "prepare":
+        from prepare import prepare  # which uses this file, too
+
+        return prepare(arguments)
     if not is_set_up():
         set_up()
     os.chdir(ROOT)

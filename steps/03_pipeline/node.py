@@ -1,4 +1,7 @@
-"""Find Node, which runs the inference service in TypeScript, and install the libraries of that service."""
+"""Find Node, which runs the inference service in TypeScript, and install the libraries of that service.
+
+python node.py FOLDER   installs what FOLDER/package-lock.json names; further arguments go to npm
+"""
 
 import importlib.util
 import re
@@ -33,3 +36,8 @@ def npm_ci(node: Path, folder: Path) -> list[str | Path]:
     start: list[str | Path] = [node, npm] if npm else [shutil.which("npm") or "npm"]
     # Scripts stay out: that of onnxruntime-node would download a library for graphics cards.
     return [*start, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", folder]
+
+
+if __name__ == "__main__":
+    folder, *options = sys.argv[1:]
+    sys.exit(subprocess.call([*npm_ci(find_node() or sys.exit(f"{MISSING}."), Path(folder)), *options]))
