@@ -116,7 +116,6 @@ def download_wheels(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(folder).free < FOLDER_GB * 1e9:
         start.stop(f"The disk of {folder} is nearly full: free {FOLDER_GB} GB.")
-    (folder / "contents.json").unlink(missing_ok=True)  # until the folder is complete again
     with tempfile.TemporaryDirectory() as place:  # .venv has no pip if uv made it, and uv downloads for itself alone
         start.run(start.PYTHON, "-m", "venv", place)
         pip = [f"{place}/{start.BIN.name}/python", "-m", "pip", "download", "--require-hashes"]
@@ -167,10 +166,13 @@ def build() -> dict[str, str]:
     return todo
 
 
+def started() -> list[str]:
+    """The images that Compose and the READMEs of steps 01 and 02 start, and those that they are built on."""
+    return sorted({*bases(), *composed(), "inferir-flask", "inferir-fastapi"})
+
+
 def save(folder: Path) -> bool:
-    return done(
-        "docker", "save", f"--output={folder / 'images.tar'}", *bases(), "inferir-flask", "inferir-fastapi", *composed()
-    )
+    return done("docker", "save", f"--output={folder / 'images.tar'}", *started())
 
 
 def load(folder: Path) -> str:

@@ -25,7 +25,7 @@ def test_ruff_has_nothing_to_say(command):
 
 # Services have modules of the same names, so each folder is checked by itself, from inside.
 TYPED = {
-    ".": ["start.py"],
+    ".": ["start.py", "prepare.py"],
     "tests": ["run.py", "trained.py"],
     "notebooks": ["lab"],
     "steps/01_flask": ["."],

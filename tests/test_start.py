@@ -268,7 +268,7 @@ def test_an_unknown_command_is_told_the_known_ones(project):
     done = run(project, "tset")
     assert (done.returncode, done.stderr) == (
         1,
-        "There is no `start.py tset`: it is lab (or nothing), test or check.\n",
+        "There is no `start.py tset`: it is lab (or nothing), test, check or prepare.\n",
     )
     assert not (project / ".venv").exists()
 
@@ -283,6 +283,7 @@ def test_help_names_the_commands(project):
             "test",
             "test",
             "check",
+            "prepare",
         ]
 
 
@@ -294,7 +295,7 @@ def test_check_prints_a_line_for_each_thing_with_its_remedy(project):
     lines = done.stdout.splitlines()
     assert all(re.match(r"ok    \S|todo  [^:]+: \S", line) for line in lines), done.stdout
     assert lines[0] == "ok    Python {}.{}.{}".format(*sys.version_info)
-    assert "todo  set-up: run `python3 start.py` once, on a good network" in lines
+    assert "todo  set-up: run `python3 start.py prepare` once, on a good network" in lines
     assert f"todo  port {port} ({start.PORTS[port]}): stop the program that listens on it" in lines
     assert any(line.startswith("todo  Docker daemon") for line in lines)  # no docker on an empty PATH
     assert not (project / ".venv").exists()
