@@ -70,7 +70,7 @@ def prepare(arguments: list[str]) -> int:
         failed = FAILED in todo.values() or ("images" not in todo and not save(folder))
         todo[f"{folder}, for {KIND}"] = FAILED if failed else write_contents(folder)
     has_kind = shutil.which("kind") and shutil.which("kubectl")
-    cluster = has_kind and start.succeeds("kind", "get", "kubeconfig")
+    cluster = has_kind and start.succeeds("kubectl", "config", "get-contexts", "kind-kind")  # asks no cluster
     todo["a Kubernetes cluster"] = "" if cluster else CLUSTER if has_kind else NO_CLUSTER
     print()
     for thing, remedy in todo.items():
@@ -172,7 +172,11 @@ def started() -> list[str]:
 
 
 def save(folder: Path) -> bool:
-    return done("docker", "save", f"--output={folder / 'images.tar'}", *started())
+    tar = folder / "images.tar"
+    saved = done("docker", "save", f"--output={tar}", *started())
+    if saved:
+        tar.chmod(0o644)  # Docker lets nobody else read it, and a folder may be shared
+    return saved
 
 
 def load(folder: Path) -> str:

@@ -161,6 +161,7 @@ def test_images_get_through_the_folder(tmp_path, monkeypatch):
         assert prepare.load(tmp_path) == prepare.NO_IMAGES
         assert prepare.done("docker", "build", "--quiet", f"--tag={name}", str(tmp_path)) and prepare.save(tmp_path)
         assert prepare.done("docker", "image", "rm", name) and not start.succeeds("docker", "image", "inspect", name)
+        assert (tmp_path / "images.tar").stat().st_mode & 0o044  # for other users of a shared folder
         assert prepare.load(tmp_path) == ""
         assert start.succeeds("docker", "image", "inspect", name)
     finally:
