@@ -24,7 +24,9 @@ from conftest import STEPS, database_in, wait_until
 from contract import Case, cases_for, check, read_contract
 from lab.launch import Service, launch, launch_pipeline, stop_all
 
-STEP_NAMES = ["01_flask", "02_fastapi", "03_pipeline", "03_pipeline+grpc,nats"]
+# Text over gRPC and numbers over REST are in the gateway's own tests, and in those of inference.
+COPIES = [(step, kind) for step in ("01_flask", "02_fastapi") for kind in ("iris", "diabetes")]
+COPIES += [("03_pipeline", "iris"), ("03_pipeline+grpc,nats", "diabetes")]
 
 DIABETES_CONTRACT = """
 NAME = "diabetes"
@@ -51,7 +53,6 @@ regressor = Ridge(0.1).fit(rows, targets)
 folder = Path(os.environ.get("MODEL_DIR") or "model")
 print(model.save(regressor, folder, accuracy=regressor.score(rows, targets), golden_rows=rows[:10]))
 """
-KINDS = ["iris", "diabetes"]
 # What only the service of the digits may say. Numbers count if they are whole, not part of a time, address or fraction.
 ABOUT_DIGITS = re.compile(r"(?<!too many )digit|pixel|(?<![\w.:/-])(64|16)(?![\w.:/-])", re.IGNORECASE)
 
@@ -103,11 +104,7 @@ class Running:
         return [case for case in cases_for(self.contract, known_rows(self.kind)) if case.since <= int(self.step[:2])]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(step, kind) for step in STEP_NAMES for kind in KINDS],
-    ids=lambda param: "-".join(param),
-)
+@pytest.fixture(scope="module", params=COPIES, ids="-".join)
 def running(request, tmp_path_factory) -> Iterator[Running]:
     """A copied-out step with another model, trained and started as its README says."""
     step, kind = request.param
