@@ -36,6 +36,7 @@ DIGITS = {
 def services(trained, tmp_path_factory):
     env = {
         "MODEL_DIR": str(trained("03_pipeline")),
+        "MODEL_FORMAT": "onnx",  # starts in a third of the time
         "DATABASE_URL": database_in(tmp_path_factory.mktemp("page")),
     }
     services = launch_pipeline(**env)
