@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,15 +32,46 @@ def settings_are_read_again():
     read_settings.cache_clear()
 
 
+@pytest.fixture(scope="session")
+def postgresql():
+    """The URL of a PostgreSQL server: that of TEST_DATABASE_URL, or a container. If that is empty, there is none."""
+    if "TEST_DATABASE_URL" in os.environ or not shutil.which("docker"):
+        if not os.environ.get("TEST_DATABASE_URL"):
+            pytest.skip(
+                "no PostgreSQL: install Docker, or set TEST_DATABASE_URL to postgresql+psycopg://USER@HOST/NAME"
+            )
+        yield sa.make_url(os.environ["TEST_DATABASE_URL"])
+        return
+    options = "--detach --rm --publish=127.0.0.1::5432 --env=POSTGRES_PASSWORD=tests --tmpfs=/var/lib/postgresql/data"
+    container = docker("run", *options.split(), "postgres:17")
+    try:
+        address = docker("port", container, "5432/tcp").splitlines()[0]
+        url = sa.make_url(f"postgresql+psycopg://postgres:tests@{address}/postgres")
+        wait_until(lambda: accepts(url), 60)
+        yield url
+    finally:
+        docker("rm", "--force", container)
+
+
+def docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], check=True, capture_output=True, text=True, timeout=300).stdout.strip()
+
+
+def accepts(url: sa.URL) -> bool:
+    try:
+        sa.create_engine(url, poolclass=sa.NullPool).connect().close()
+    except sa.exc.OperationalError:
+        return False
+    return True
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
-    """The DATABASE_URL of an empty database. PostgreSQL's are made on the server of TEST_DATABASE_URL."""
+    """The DATABASE_URL of an empty database."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path.as_posix()}/results.db"
         return
-    if "TEST_DATABASE_URL" not in os.environ:
-        pytest.skip("TEST_DATABASE_URL names no PostgreSQL server: postgresql+psycopg://USER:PASSWORD@HOST/DATABASE")
-    server, name = sa.make_url(os.environ["TEST_DATABASE_URL"]), f"test_{uuid.uuid4().hex}"
+    server, name = request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
