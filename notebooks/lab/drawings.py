@@ -1,5 +1,7 @@
 """Draw digits from strokes, each time as another hand would: new pictures for the pipeline."""
 
+from io import BytesIO
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -101,6 +103,13 @@ def draw(
         for x, y in line[[0, -1]]:  # a round pen
             pencil.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
     return sheet.resize((size, size), Image.Resampling.BOX)
+
+
+def png(picture: Image.Image) -> bytes:
+    """Return the bytes of a PNG file that holds the picture."""
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def curve(points: np.ndarray, steps: int = 12) -> np.ndarray:
