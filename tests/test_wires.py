@@ -1,6 +1,6 @@
 """What the wires of step 03 promise, with real processes: an outage slows nobody, and REST says what it has lost.
 
-That nothing is lost or stored twice while processes are killed is shown in notebooks/03_wires.ipynb, with 22 kills, and
+That nothing is lost or stored twice while processes are killed is shown in notebooks/03_wires.ipynb, with 17 kills, and
 in containers by step 04's tests, as is what works while a service is gone. Replicas that take turns, and a start
 without a broker, are tests of the gateway and of storage.
 """

@@ -25,8 +25,11 @@ import model  # type: ignore[import-not-found] # noqa: E402 (mypy does not know 
 class Jobs:
     """The client's side. A prediction waits until there is a worker."""
 
-    async def open(self, url: str) -> None:
-        self._broker, self._numbers = await nats.connect(url), count()
+    def __init__(self, url: str):
+        self._url = url
+
+    async def open(self) -> None:
+        self._broker, self._numbers = await nats.connect(self._url), count()
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._queue = self._broker.jetstream()
         await self._queue.add_stream(name="JOBS", subjects=["jobs"], retention=RetentionPolicy.WORK_QUEUE)
