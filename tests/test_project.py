@@ -121,5 +121,5 @@ TEXTS += [path for path in sorted((ROOT / "notebooks").iterdir()) if path.suffix
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\(((?!https?:)[^)#\s]+)\)", path.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(((?!https?:)[^()#\s]+)\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target

@@ -79,4 +79,5 @@ def test_each_term_stands_in_the_text_that_its_entry_links_and_entries_are_sorte
         assert links, name
         for word, link in ((word, FOLDER / link) for word in name.split(", ") for link in links):
             text = text_of(link) if link.suffix == ".ipynb" else f"{link}\n{link.read_text(encoding='utf-8')}"
-            assert re.search(rf"(?<![a-z0-9]){re.escape(word)}", text, re.IGNORECASE), (word, link.name)
+            found = re.search(rf"(?<![a-z0-9]){re.escape(word)}", " ".join(text.split()), re.IGNORECASE)
+            assert found, (word, link.name)
