@@ -31,7 +31,7 @@ ALONE = ["notebooks/02_fastapi.ipynb", "notebooks/03_wires.ipynb", "tests/test_w
 ALONE += ["steps/04_docker/tests/test_scaling.py"]
 QUICK = ["steps/0[12]*/tests", "steps/03_pipeline/*/tests"]
 QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "notebooks", "project", "run", "stubs")]
-QUICK += ["tests/test_manifests.py"]
+QUICK += [f"tests/test_{name}.py" for name in ("devcontainer", "manifests", "teaching")]
 # Files of the steps that start processes or a broker, train a model, wait for a time limit, or try many pictures.
 SLOW = ["server", "process", "train", "readme", "crash*", "*outages", "*faults", "*nats*", "dead_letters", "retries"]
 SLOW += ["api_key_file", "fuzz", "photo", "grpc_health", "grpc_replicas", "grpc_shutdown"]
@@ -46,7 +46,7 @@ LONGEST_FIRST = [
 ]
 LONGEST_FIRST += ["tests/test_project.py", "tests/test_images.py", "notebooks/*.ipynb", "steps/02_fastapi/tests"]
 LONGEST_FIRST += ["steps/03_pipeline/*/tests", "tests/test_browser.py", "tests/test_wires.py", "tests/test_starters.py"]
-LONGEST_FIRST += ["tests/test_pipeline.py"]
+LONGEST_FIRST += [f"tests/test_{name}.py" for name in ("pipeline", "page", "openapi", "prepare", "show")]
 # Only a notebook needs nbval: to import it takes two seconds of a core. pyproject.toml has options of it.
 WITHOUT_NBVAL = ["-pno:nbval", "-oaddopts=--strict-markers"]
 TOGETHER = QUICK  # files of one folder that share a process, since each takes a second or two
@@ -177,8 +177,22 @@ def run(stages: list[list[list[Part]]]) -> None:
                     queue.clear()  # after an interrupt, which pytest gets too, nothing new is started
 
 
+def check_minutes(part: Part) -> None:
+    """Let a notebook fail that takes less than half of the minutes in its head, or more than twice of them."""
+    found = re.search(r"\*\*Time\*\*:[^.]*?\b(\d+) to run", (part.folder / part.files[0]).read_text(encoding="utf-8"))
+    said = int(found[1]) if found else 0
+    if not 60 * (said - 1) / 2 <= part.seconds <= 60 * said * 2:  # said is rounded up to a minute
+        print(f"\n{part.name}: its head says {said} minutes to run, and it took {part.seconds:.0f} s")
+        part.failed = True
+        part.counts["failed"] += 1
+
+
 def report(done: list[Part], seconds: float) -> bool:
     """Print the seconds of each part, the longest first, and a last line like pytest's. Return whether all passed."""
+    for part in done:
+        # Other machines may be slower. And where Docker is missing, a notebook takes no time.
+        if os.environ.get("CI") and part.files[0].endswith(".ipynb") and not part.failed:
+            check_minutes(part)
     print("\nseconds  part")
     for part in sorted(done, key=lambda part: -part.seconds):
         print(f"{part.seconds:7.0f}  {part.name}{'  FAILED' if part.failed else ''}")

@@ -41,6 +41,16 @@ def test_what_takes_longest_begins_first():
     assert helped[0].name == "tests/test_images.py"
 
 
+@pytest.mark.parametrize(("seconds", "fails"), [(29, True), (31, False), (239, False), (241, True)])
+def test_a_notebook_that_does_not_take_the_minutes_in_its_head_fails(tmp_path, monkeypatch, capsys, seconds, fails):
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setenv("CI", "true")
+    (tmp_path / "a.ipynb").write_text("**Time**: 25 minutes to read, 2 to run, 50 for the exercises.")
+    part = run.Part(tmp_path, ["a.ipynb"], seconds)
+    assert run.report([part], seconds) is not fails
+    assert (f"a.ipynb: its head says 2 minutes to run, and it took {seconds} s" in capsys.readouterr().out) is fails
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A folder with two tests that pass and three that do not."""
