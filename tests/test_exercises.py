@@ -49,6 +49,14 @@ def test_a_notebook_has_its_exercises_with_their_stubs_and_what_they_print(path)
         assert {exercises.load(name).minutes for name in here} == MINUTES
 
 
+def test_the_toy_batcher_of_exercises_is_the_one_that_notebook_02_writes():
+    cells = json.loads((ROOT / "notebooks" / "02_fastapi.ipynb").read_text(encoding="utf-8"))["cells"]
+    parts = ["".join(cell["source"]).partition("\n") for cell in cells]
+    written = "\n".join(text for magic, _, text in parts if magic.startswith("%%writefile") and "toy.py" in magic)
+    ours = (ROOT / "notebooks" / "lab" / "toy_batcher.py").read_text(encoding="utf-8")
+    assert ours.partition("import asyncio")[2].strip() == written.partition("import asyncio")[2].strip()
+
+
 def test_what_is_done_outlives_the_kernel(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exercises, "DONE", tmp_path / "done.json")
     loaded = exercises.load("may_see")
