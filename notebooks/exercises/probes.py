@@ -137,7 +137,7 @@ def check(probes):
 
     slow, away, stuck = (Pod(told, each).live(1000) for each in (starts, loses_its_database, hangs))
     if slow.restarts:
-        return f"it needs 60 s to start, and is started anew after {slow.restarts[0]} s, while it is still starting."
+        return f"it needs 60 s to start, and is started again after {slow.restarts[0]} s, while it is still starting."
     if any(slow.ready[:60]) or any(away.ready[640:900]):
         return "it gets requests while it starts, or while its database is away, and can only answer 503."
     if not slow.ready[100]:

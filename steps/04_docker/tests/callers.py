@@ -24,10 +24,13 @@ class Stranger:
         self.kubectl = [*KUBECTL, f"--namespace={self.namespace}"]
         self.exec = [*self.kubectl, "exec", "stranger", "--"]
 
-    def __enter__(self):
+    def start(self) -> None:
         run(*KUBECTL, "create", "namespace", self.namespace)
         run(*self.kubectl, "run", "stranger", f"--image={self.image}", "--command", "--", "sleep", "infinity")
         run(*self.kubectl, "wait", "pod/stranger", "--for=condition=Ready", "--timeout=60s")
+
+    def __enter__(self):
+        self.start()
         return self
 
     def __exit__(self, *_) -> None:
