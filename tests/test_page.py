@@ -142,6 +142,7 @@ def test_a_page_that_needs_no_key_asks_for_none_and_sends_none(opened):
 
 def test_a_digit_is_drawn_with_a_finger(services, page):
     context = page.context.browser.new_context(has_touch=True, viewport={"width": 360, "height": 800})
+    context.set_default_timeout(60_000)
     try:
         phone = context.new_page()
         with watched(phone, services["gateway"].url):
@@ -277,6 +278,7 @@ def test_older_results_and_new_ones_are_loaded_side_by_side(opened):
 
 def test_a_browser_without_the_newest_functions_can_use_the_page(services, page):
     context = page.context.browser.new_context()
+    context.set_default_timeout(60_000)
     try:
         older = context.new_page()
         older.add_init_script("delete AbortSignal.any; delete AbortSignal.timeout; delete Promise.withResolvers;")

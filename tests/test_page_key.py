@@ -39,6 +39,7 @@ def gateway_url(services) -> str:
 def tab(page: Page):
     """A tab that has kept nothing."""
     context = page.context.browser.new_context(viewport={"width": 1300, "height": 950})
+    context.set_default_timeout(60_000)  # as that of `page`
     yield context.new_page()
     context.close()
 
