@@ -1,9 +1,11 @@
 """The connection to NATS, the message broker, and the stream in it that keeps results until they are stored."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+import nats.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
@@ -89,6 +91,20 @@ async def subscribe(client: Client, max_bytes: int) -> JetStreamContext.PullSubs
         await jetstream.add_stream(StreamConfig(name=STREAM).evolve(**stream))
     await jetstream.add_consumer(STREAM, consumer)
     return await jetstream.pull_subscribe_bind(durable=CONSUMER, stream=STREAM)
+
+
+async def remove_acknowledged(client: Client) -> None:
+    """Remove messages that were acknowledged and are still in the stream.
+
+    A broker that is told to end while messages are acknowledged may keep one of them (nats-server 2.15). It does not
+    deliver it again, but it would count it as waiting forever.
+    """
+    jetstream = client.jetstream()
+    with suppress(nats.errors.Error):  # it is tried again soon
+        if (await jetstream.stream_info(STREAM)).state.messages:
+            consumer = await jetstream.consumer_info(STREAM, CONSUMER)
+            if consumer.ack_floor:  # every message up to that number was acknowledged
+                await jetstream.purge_stream(STREAM, seq=consumer.ack_floor.stream_seq + 1)
 
 
 def request_id(message: Msg) -> str:

@@ -92,7 +92,10 @@ class Consumer:
             logging.warning("the broker can be used again")
         self._problem = self._logged = None
         while not self._stopping.is_set():
-            await self._store(await fetch(subscription, FETCH_MESSAGES))
+            messages = await fetch(subscription, FETCH_MESSAGES)
+            await self._store(messages)
+            if not messages:
+                await broker.remove_acknowledged(client)
         await client.flush()  # the answer comes after all messages that were on their way here
         if subscription.pending_msgs:  # they came just after the last fetch had ended
             await self._store(await fetch(subscription, subscription.pending_msgs))

@@ -51,6 +51,12 @@ class Broker:
             self.process.wait(10)
             self.process = None
 
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        self.process.terminate()
+        self.process.wait(10)
+        self.process = None
+
     def forget(self) -> None:
         """Lose all data, while it is not running."""
         shutil.rmtree(self.folder / "data")

@@ -1,6 +1,7 @@
 """The consumer while its database or its broker is away, and when they come back."""
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -69,6 +70,29 @@ def test_a_broker_that_is_killed_and_comes_back_is_used_again(storage, broker, p
     assert len(listed(storage)) == 6
     assert is_ready(storage)
     assert len(caplog.messages) == 6  # lost and found, three times
+
+
+def test_a_message_that_the_broker_kept_though_it_was_acknowledged_is_removed(serve, broker, peer):
+    messages, kept = broker.folder / "data/jetstream/$G/streams/RESULTS/msgs", broker.folder / "kept"
+    with serve(broker):
+        peer.wait_for_stream()
+    peer.send_results(result("a"))
+    broker.stop()
+    shutil.copytree(messages, kept)
+    broker.start()
+    with serve(broker):
+        peer.wait_until_empty()
+    broker.stop()
+    shutil.rmtree(messages)
+    shutil.move(kept, messages)
+    broker.start()
+    assert peer.stream().state.messages == 1
+    with serve(broker) as client:
+        peer.wait_until_empty()
+        assert peer.consumer().delivered.consumer_seq == 1  # it was not delivered again
+        peer.send_results(result("b"))
+        peer.wait_until_empty()
+        assert sorted(listed(client)) == ["a", "b"]
 
 
 def test_a_broker_that_has_lost_all_its_data_gets_the_stream_again(storage, broker, peer):
