@@ -2,10 +2,10 @@
 
 --quick skips what needs Docker, a browser or a notebook, and in the steps what starts processes or waits: see SLOW.
 
-A part is one pytest process. Three workers run parts side by side. One runs what needs a Kubernetes cluster, so there
-is never more than one part that uses it; it waits most of the time. The two others share what needs Docker and the
-rest. What compares times has the machine to itself, at the end. What a part prints is shown when it ends. A file of
-tests or a notebook that is not named here is a part of "the rest".
+A part is one pytest process. Two workers run parts side by side: one begins with what needs a Kubernetes cluster, the
+other with the rest, and both end with what needs Docker. So there is never more than one part that uses the cluster.
+What compares times has the machine to itself, at the end. What a part prints is shown when it ends. A file of tests or
+a notebook that is not named here is a part of "the rest".
 """
 
 import collections
@@ -50,7 +50,7 @@ LONGEST_FIRST += [f"tests/test_{name}.py" for name in ("pipeline", "page", "open
 # Only a notebook needs nbval: to import it takes two seconds of a core. pyproject.toml has options of it.
 WITHOUT_NBVAL = ["-pno:nbval", "-oaddopts=--strict-markers"]
 TOGETHER = QUICK  # files of one folder that share a process, since each takes a second or two
-PORTS = ["15000-19999", "20000-24999", "25000-29999"]  # of each worker: two services must not get the same
+PORTS = ["20000-24999", "25000-29999"]  # of each worker: two services must not get the same
 
 
 @dataclass
@@ -132,7 +132,7 @@ def parts(names: set[str]) -> list[Part]:
 
 
 def plan(quick: bool) -> list[list[list[Part]]]:
-    """The stages, one after the other: what to run in each. Of three queues, the last has a worker of its own."""
+    """The stages, one after the other: what to run in each. Of three queues, only one worker takes from the last."""
     if quick:
         slow = files(*(f"steps/**/tests/test_{name}.py" for name in SLOW))
         return [[parts(files(*QUICK) - slow), [], []]]
@@ -167,7 +167,7 @@ def run(stages: list[list[list[Part]]]) -> None:
     lock = threading.Lock()
     for stage in stages:
         queues = [collections.deque(parts) for parts in stage]
-        workers = [queues[:2], queues[1::-1], queues[2:]] if len(queues) > 1 else [queues]
+        workers = [queues[:2], queues[::-1]] if len(queues) > 1 else [queues]
         with ThreadPoolExecutor(len(workers)) as threads:
             try:
                 for working in [threads.submit(work, *each, lock) for each in zip(workers, PORTS, strict=False)]:

@@ -167,6 +167,15 @@ class Pipeline:
             except RuntimeError as error:
                 raise RuntimeError(f"{name} does not become ready: {error}\n{self.trouble()}") from None
 
+    def drain(self, node: str, seconds: int = 240) -> None:
+        """Move this pipeline's pods to other nodes. Raises RuntimeError with the cluster's events and log lines."""
+        ours = f"--pod-selector=pipeline={self.namespace}"
+        options = "--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={seconds}s"
+        try:
+            self.kubectl("drain", node, ours, *options, seconds=seconds + 30)
+        except RuntimeError as error:
+            raise RuntimeError(f"{node} cannot be drained: {error}\n{self.trouble()}") from None
+
     def trouble(self) -> str:
         """What the cluster and the pods say."""
         said = [self.kubectl("get", "pods", "--output=wide"), self.kubectl("events", "--types=Warning")[-4000:]]

@@ -311,9 +311,8 @@ def test_a_drain_of_the_broker_s_node_fails_no_request(pipeline, scaled, callers
     node = broker["spec"]["nodeName"]
     if len(pipeline.kubectl("get", "nodes", "--output=name").split()) < 2:
         skip("this cluster has one node: create one with kubernetes/kind.yaml")
-    ours = f"--pod-selector=pipeline={pipeline.namespace}"
     try:
-        pipeline.kubectl("drain", node, ours, "--ignore-daemonsets", "--delete-emptydir-data", seconds=240)
+        pipeline.drain(node)
         pipeline.wait_until_ready()
         assert node not in {pod["spec"]["nodeName"] for pod in pipeline.pods()}
     finally:
