@@ -5,7 +5,7 @@ from playwright.sync_api import Page, expect
 
 from conftest import database_in
 from lab.launch import launch_pipeline, stop_all
-from test_page import DIGITS, assert_answer, draw, luminance, watched
+from test_page import DIGITS, assert_answer, draw, luminance, send_sample, watched
 
 KEY, OTHER = "correct-horse-battery", "staple-correct-horse"
 
@@ -110,12 +110,12 @@ def test_when_the_key_changes_the_page_asks_for_the_new_one(opened, services, ke
     key_file.write_text(OTHER)
     try:
         services["gateway"].restart()
-        opened.locator("#sample").click()
+        send_sample(opened)
         expect(opened.locator("#key-fault")).to_contain_text("does not take this key", timeout=10_000)
         opened.reload()
         enter(opened, OTHER)
         assert_all_is_there(opened)
-        opened.locator("#sample").click()
+        send_sample(opened)
         assert_answer(opened, 3)
     finally:
         key_file.write_text(KEY)
