@@ -1,7 +1,10 @@
 """Each exercise: its stub and each typical wrong answer get a sentence that helps, its solution passes."""
 
+import ast
+import dis
 import json
 import re
+from types import CodeType
 
 import pytest
 from nbval.plugin import get_sanitize_patterns
@@ -20,6 +23,22 @@ def test_a_stub_fails_and_its_solution_passes(name):
     assert exercises.verdict(name, loaded.stub)
     assert loaded.minutes in MINUTES and len(loaded.hints) >= 2 and len(loaded.wrong) >= 2
     assert loaded.solution.__doc__, "the solution says why it is one"
+
+
+@pytest.mark.parametrize("name", exercises.names())
+def test_a_solution_as_it_is_shown_works_in_the_notebook(name):
+    loaded = exercises.load(name)
+    cells = json.loads((ROOT / "notebooks" / f"{loaded.notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    lines = re.findall(r"^(?:from [\w.]+ )?import .*", "\n".join(code), re.MULTILINE)
+    imported = {alias.asname or alias.name for line in lines for alias in ast.parse(line).body[0].names}
+    assert outside(loaded.solution.__code__) & vars(loaded).keys() <= imported | {name}
+
+
+def outside(code: CodeType) -> set[str]:
+    """The names that a function, and the functions in it, take from outside."""
+    names = {each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"}
+    return names.union(*(outside(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
 
 
 WRONG = [(name, answer, words) for name in exercises.names() for answer, words in exercises.load(name).wrong]

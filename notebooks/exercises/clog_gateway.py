@@ -33,6 +33,8 @@ def solution(url):
     any more. So a service that hangs takes the service before it along. A timeout on the call in the gateway would give
     the threads back.
     """
+    import contextlib
+    import threading
 
     def ask():
         with contextlib.suppress(requests.Timeout):

@@ -1,6 +1,5 @@
 """A pickle with a model in it that works, and with something else."""
 
-import operator
 import pickle
 import tempfile
 from functools import cache
@@ -31,6 +30,7 @@ def solution(classifier, path):
     What comes out is the classifier itself, so neither its answers nor its type say anything. Both classes are needed
     only to write the pickle: what it names is operator.getitem and Path.write_text, which every Python has.
     """
+    import operator
 
     class Call:
         def __reduce__(self):
