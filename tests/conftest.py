@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 import start
 from lab.launch import Service, launch, launch_pipeline, stop_all
@@ -19,7 +19,8 @@ from trained import trained as kept_model
 ROOT = Path(__file__).parent.parent
 STEPS = ROOT / "steps"
 
-expect.set_options(timeout=60_000)  # milliseconds; a busy machine needs more than the usual five seconds
+PATIENCE_MS = 60_000  # a busy machine needs more than the usual five and thirty seconds
+expect.set_options(timeout=PATIENCE_MS)
 
 # A shell that starts the tests in the background has SIGINT ignored, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,9 +41,20 @@ def page(browser):
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
         page = chromium.new_page(viewport={"width": 1300, "height": 950})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE_MS)
         yield page
         chromium.close()
+
+
+@contextmanager
+def another_tab(page: Page, **options) -> Iterator[Page]:
+    """A tab of the same browser that shares nothing with `page`. The options are those of a browser's context."""
+    context = page.context.browser.new_context(**options)
+    context.set_default_timeout(PATIENCE_MS)
+    try:
+        yield context.new_page()
+    finally:
+        context.close()
 
 
 def skip(reason: str) -> None:

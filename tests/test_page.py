@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Frame, JSHandle, Page, expect
 
-from conftest import STEPS, database_in
+from conftest import STEPS, another_tab, database_in
 from lab.launch import launch_pipeline, stop_all
 
 SAMPLE = STEPS / "03_pipeline" / "sample_drawing.png"
@@ -96,7 +96,7 @@ def draw_more(page: Page | Frame, strokes: list[list[tuple[float, float]]]) -> N
 
 
 def send_sample(page: Page) -> None:
-    """By keyboard, since a page moves when a service is slow and it says so, and a click then misses."""
+    """Press the button by keyboard. A click may miss: the page moves when it says that a service is down."""
     page.locator("#sample").press("Enter")
 
 
@@ -146,23 +146,18 @@ def test_a_page_that_needs_no_key_asks_for_none_and_sends_none(opened):
 
 
 def test_a_digit_is_drawn_with_a_finger(services, page):
-    context = page.context.browser.new_context(has_touch=True, viewport={"width": 360, "height": 800})
-    context.set_default_timeout(60_000)
-    try:
-        phone = context.new_page()
-        with watched(phone, services["gateway"].url):
-            phone.locator("#canvas").scroll_into_view_if_needed()
-            scrolled = phone.evaluate("scrollY")
-            touch = context.new_cdp_session(phone)
-            for stroke in DIGITS[3]:
-                for number, (x, y) in enumerate(on_screen(phone, stroke)):
-                    event = {"type": "touchMove" if number else "touchStart", "touchPoints": [{"x": x, "y": y}]}
-                    touch.send("Input.dispatchTouchEvent", event)
-                touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-            assert_answer(phone, 3)
-            assert phone.evaluate("scrollY") == scrolled
-    finally:
-        context.close()
+    size = {"width": 360, "height": 800}
+    with another_tab(page, has_touch=True, viewport=size) as phone, watched(phone, services["gateway"].url):
+        phone.locator("#canvas").scroll_into_view_if_needed()
+        scrolled = phone.evaluate("scrollY")
+        touch = phone.context.new_cdp_session(phone)
+        for stroke in DIGITS[3]:
+            for number, (x, y) in enumerate(on_screen(phone, stroke)):
+                event = {"type": "touchMove" if number else "touchStart", "touchPoints": [{"x": x, "y": y}]}
+                touch.send("Input.dispatchTouchEvent", event)
+            touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        assert_answer(phone, 3)
+        assert phone.evaluate("scrollY") == scrolled
 
 
 def test_a_chosen_file_is_recognized(opened):
@@ -282,18 +277,13 @@ def test_older_results_and_new_ones_are_loaded_side_by_side(opened):
 
 
 def test_a_browser_without_the_newest_functions_can_use_the_page(services, page):
-    context = page.context.browser.new_context()
-    context.set_default_timeout(60_000)
-    try:
-        older = context.new_page()
+    with another_tab(page) as older:
         older.add_init_script("delete AbortSignal.any; delete AbortSignal.timeout; delete Promise.withResolvers;")
         with watched(older, services["gateway"].url):
             expect(older.locator("#service-gateway .state")).to_contain_text("ready")
             send_sample(older)
             assert_answer(older, 3)
             expect(older.locator("#history-fault")).to_be_empty()
-    finally:
-        context.close()
 
 
 def test_a_prediction_may_be_text_without_probabilities(opened):

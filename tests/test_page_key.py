@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from conftest import database_in
+from conftest import another_tab, database_in
 from lab.launch import launch_pipeline, stop_all
 from test_page import DIGITS, assert_answer, draw, luminance, send_sample, watched
 
@@ -38,10 +38,8 @@ def gateway_url(services) -> str:
 @pytest.fixture
 def tab(page: Page):
     """A tab that has kept nothing."""
-    context = page.context.browser.new_context(viewport={"width": 1300, "height": 950})
-    context.set_default_timeout(60_000)  # as that of `page`
-    yield context.new_page()
-    context.close()
+    with another_tab(page, viewport={"width": 1300, "height": 950}) as tab:
+        yield tab
 
 
 @pytest.fixture

@@ -167,12 +167,12 @@ class Pipeline:
             except RuntimeError as error:
                 raise RuntimeError(f"{name} does not become ready: {error}\n{self.trouble()}") from None
 
-    def drain(self, node: str, seconds: int = 240) -> None:
+    def drain(self, node: str) -> None:
         """Move this pipeline's pods to other nodes. Raises RuntimeError with the cluster's events and log lines."""
         ours = f"--pod-selector=pipeline={self.namespace}"
-        options = "--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={seconds}s"
+        options = "--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={START_SECONDS}s"
         try:
-            self.kubectl("drain", node, ours, *options, seconds=seconds + 30)
+            self.kubectl("drain", node, ours, *options, seconds=START_SECONDS + 30)
         except RuntimeError as error:
             raise RuntimeError(f"{node} cannot be drained: {error}\n{self.trouble()}") from None
 
