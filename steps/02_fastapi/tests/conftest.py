@@ -37,6 +37,11 @@ def model_dir(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def copy(model_dir, tmp_path) -> Path:
+    return shutil.copytree(model_dir, tmp_path / "model")
+
+
 @pytest.fixture(
     scope="session", params=[(path, format) for path in PATHS for format in ("pickle", "onnx")], ids=" ".join
 )
