@@ -31,9 +31,9 @@ def test_without_a_claim_the_prediction_is_answered_and_nothing_is_recorded(gate
     assert storage.bodies("/results") == []
 
 
-def test_a_storage_that_hangs_costs_its_share_of_the_deadline_and_no_prediction(gateway, storage, hold):
+def test_a_storage_that_hangs_costs_its_share_of_the_deadline_and_no_prediction(hurried, storage, hold):
     storage.answers["/claims"] = hold
-    answer = send(gateway, "slow").json()
+    answer = send(hurried, "slow").json()
     assert (answer["prediction"], answer["stored"]) == ([3], False)
     assert answer["storage"] == "storage has not answered in time"
     assert storage.bodies("/results") == []
@@ -41,7 +41,7 @@ def test_a_storage_that_hangs_costs_its_share_of_the_deadline_and_no_prediction(
 
 def test_without_a_broker_nothing_is_claimed_or_recorded(open_gateway, broker, peer):
     peer.make_stream()
-    gateway = open_gateway(storage_url=broker.url, deadline_seconds=4)
+    gateway = open_gateway(storage_url=broker.url)
     first = send(gateway, "order-66").json()
     broker.kill()
     answer = send(gateway, "order-66").json()
@@ -54,7 +54,7 @@ def test_without_a_broker_nothing_is_claimed_or_recorded(open_gateway, broker, p
 
 
 def test_the_broker_keeps_claims_for_a_day_on_its_disk(open_gateway, broker, peer):
-    gateway = open_gateway(storage_url=broker.url, deadline_seconds=4)
+    gateway = open_gateway(storage_url=broker.url)
     assert send(gateway, "order-66").json()["storage"].startswith("the broker has no queue")  # but claims are its own
     config = peer.stream("KV_claims").config
     assert (config.max_age, config.storage, config.max_msgs_per_subject) == (24 * 3600, "file", 1)
@@ -80,7 +80,7 @@ def test_a_key_whose_first_request_died_before_it_was_recorded_can_be_used_again
 
 def test_a_result_that_the_broker_kept_but_did_not_queue_is_queued_by_the_next_request(open_gateway, broker, peer):
     """As if the gateway had died between the two."""
-    gateway = open_gateway(storage_url=broker.url, deadline_seconds=4)
+    gateway = open_gateway(storage_url=broker.url)
     assert send(gateway, "order-66").json()["stored"] is False  # there is no queue yet
     peer.make_stream()
     answer = send(gateway, "order-66").json()
@@ -91,7 +91,7 @@ def test_a_result_that_the_broker_kept_but_did_not_queue_is_queued_by_the_next_r
 @pytest.mark.parametrize("taken", [False, True], ids=["free", "another request's"])
 def test_a_claim_that_expires_before_the_result_comes_costs_no_result(open_gateway, broker, peer, inference, taken):
     peer.make_stream()
-    gateway = open_gateway(storage_url=broker.url, deadline_seconds=4)
+    gateway = open_gateway(storage_url=broker.url)
     predict = inference.answers["/inferir"]
 
     def predict_late(body: bytes) -> tuple[int, dict]:

@@ -13,9 +13,9 @@ from queueing import LATE, QUEUED, ROW, UNREACHABLE, post, storage_health
 from conftest import SECONDS
 
 
-def test_a_gateway_starts_before_the_broker_and_finds_it(open_queueing, absent_broker, caplog):
+def test_a_gateway_starts_before_the_broker_and_finds_it(open_gateway, absent_broker, caplog):
     caplog.set_level(logging.INFO)
-    gateway = open_queueing(storage_url=absent_broker.url)
+    gateway = open_gateway(storage_url=absent_broker.url)
     assert gateway.get("/livez").status_code == gateway.get("/readyz").status_code == 200
     assert post(gateway) == (False, UNREACHABLE)
     wait_until(lambda: storage_health(gateway) == (False, UNREACHABLE))
@@ -63,9 +63,9 @@ def test_a_broker_that_is_killed_again_and_again_keeps_all_that_it_has_acknowled
     assert set(promised) <= set(kept) and len(kept) == len(set(kept))
 
 
-def test_what_was_under_way_when_the_connection_broke_is_sent_once_more_and_kept_once(open_queueing, peer, way):
+def test_what_was_under_way_when_the_connection_broke_is_sent_once_more_and_kept_once(open_gateway, peer, way):
     peer.make_stream()
-    gateway = open_queueing(storage_url=way.url, deadline_seconds=20)
+    gateway = open_gateway(storage_url=way.url, deadline_seconds=20)
     assert post(gateway) == (QUEUED, None)
     way.back.clear()
     with ThreadPoolExecutor(1) as client:
@@ -79,10 +79,10 @@ def test_what_was_under_way_when_the_connection_broke_is_sent_once_more_and_kept
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), ConnectionResetError("Connection lost")])
-def test_a_connection_that_breaks_while_it_is_written_to_is_lost(open_queueing, peer, way, monkeypatch, error):
+def test_a_connection_that_breaks_while_it_is_written_to_is_lost(open_gateway, peer, way, monkeypatch, error):
     """nats-py lets the event loop's own errors through when its task that sends has ended before it knew."""
     peer.make_stream()
-    gateway = open_queueing(storage_url=way.url, deadline_seconds=20)
+    gateway = open_gateway(storage_url=way.url, deadline_seconds=20)
     assert post(gateway) == (QUEUED, None)
     broken, flush = set(), Client._flush_pending
 
@@ -97,9 +97,9 @@ def test_a_connection_that_breaks_while_it_is_written_to_is_lost(open_queueing, 
     assert post(gateway) == (QUEUED, None)
 
 
-def test_a_broker_that_is_restarted_within_the_deadline_costs_nothing_but_time(open_queueing, broker, peer):
+def test_a_broker_that_is_restarted_within_the_deadline_costs_nothing_but_time(open_gateway, broker, peer):
     peer.make_stream()
-    gateway = open_queueing(storage_url=broker.url, deadline_seconds=20)
+    gateway = open_gateway(storage_url=broker.url, deadline_seconds=20)
     assert post(gateway) == (QUEUED, None)
     broker.kill()
     with ThreadPoolExecutor(1) as client:
@@ -108,9 +108,9 @@ def test_a_broker_that_is_restarted_within_the_deadline_costs_nothing_but_time(o
         assert sent.result(10) == (QUEUED, None)
 
 
-def test_a_broker_that_hangs_costs_its_share_of_the_deadline_and_no_prediction(open_queueing, peer, way):
+def test_a_broker_that_hangs_costs_its_share_of_the_deadline_and_no_prediction(open_gateway, peer, way):
     peer.make_stream()
-    gateway = open_queueing(storage_url=way.url)
+    gateway = open_gateway(storage_url=way.url)
     assert post(gateway) == (QUEUED, None)
     way.back.clear()
     begin = monotonic()
@@ -122,10 +122,10 @@ def test_a_broker_that_hangs_costs_its_share_of_the_deadline_and_no_prediction(o
     wait_until(lambda: post(gateway) == (QUEUED, None))
 
 
-def test_any_broker_of_a_cluster_will_do(open_queueing, broker, peer):
+def test_any_broker_of_a_cluster_will_do(open_gateway, broker, peer):
     with socket.create_server(("127.0.0.1", 0)) as free:
         nobody = f"nats://127.0.0.1:{free.getsockname()[1]}"
     peer.make_stream()
-    gateway = open_queueing(storage_url=f"{nobody}, {broker.url}")
+    gateway = open_gateway(storage_url=f"{nobody}, {broker.url}")
     wait_until(lambda: post(gateway) == (QUEUED, None))
     assert gateway.get("/services").json()["storage"]["url"] == f"{nobody}, {broker.url}"

@@ -18,11 +18,11 @@ def allow(broker, name: str, password: str) -> None:
     broker.settings = [f'authorization {{user: "{name}", password: "{password}"}}']
 
 
-def test_a_password_is_used_and_never_shown(open_queueing, absent_broker, caplog):
+def test_a_password_is_used_and_never_shown(open_gateway, absent_broker, caplog):
     caplog.set_level(logging.DEBUG)
     allow(absent_broker, *PERSON)
     absent_broker.start()
-    gateway = open_queueing(storage_url=absent_broker.url.replace("//", f"//{LOGIN}@"))
+    gateway = open_gateway(storage_url=absent_broker.url.replace("//", f"//{LOGIN}@"))
     assert post(gateway)[1].startswith("the broker has no queue")  # says the broker
     services = gateway.get("/services")
     assert services.json()["storage"]["url"] == absent_broker.url
@@ -31,10 +31,10 @@ def test_a_password_is_used_and_never_shown(open_queueing, absent_broker, caplog
     assert not re.search(r"ge\S{1,3}he\S{1,3}im", services.text + caplog.text)
 
 
-def test_a_wrong_password_is_in_the_log_without_itself(open_queueing, absent_broker, caplog):
+def test_a_wrong_password_is_in_the_log_without_itself(open_gateway, absent_broker, caplog):
     allow(absent_broker, *PERSON)
     absent_broker.start()
-    gateway = open_queueing(storage_url=absent_broker.url.replace("//", "//me:swordfish@"))
+    gateway = open_gateway(storage_url=absent_broker.url.replace("//", "//me:swordfish@"))
     assert post(gateway) == (False, UNREACHABLE)
     # Why: Authorization Violation, or a reset, if the broker has closed the connection before that is read.
     wait_until(lambda: "cannot be reached: " in caplog.text)
@@ -42,10 +42,10 @@ def test_a_wrong_password_is_in_the_log_without_itself(open_queueing, absent_bro
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
-def test_a_broker_that_turns_the_gateway_away_for_a_while_is_asked_again(open_queueing, absent_broker):
+def test_a_broker_that_turns_the_gateway_away_for_a_while_is_asked_again(open_gateway, absent_broker):
     allow(absent_broker, *PERSON)
     absent_broker.start()
-    gateway = open_queueing(storage_url=absent_broker.url.replace("//", f"//{LOGIN}@"))
+    gateway = open_gateway(storage_url=absent_broker.url.replace("//", f"//{LOGIN}@"))
     wait_until(lambda: "queue" in post(gateway)[1])
     for name, why in (("you", "cannot be reached"), (PERSON[0], "queue")):
         allow(absent_broker, name, PERSON[1])

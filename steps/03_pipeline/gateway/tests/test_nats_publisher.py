@@ -49,17 +49,17 @@ def test_many_clients_share_messages_and_each_result_is_in_one(queueing, peer):
     assert sorted(named) == sorted(f"client-{number}" for number in range(200))
 
 
-def test_a_full_queue_is_reported_and_predictions_go_on(open_queueing, broker, peer):
+def test_a_full_queue_is_reported_and_predictions_go_on(open_gateway, broker, peer):
     peer.make_stream(max_bytes=10_000)
-    gateway = open_queueing(storage_url=broker.url)
+    gateway = open_gateway(storage_url=broker.url)
     wait_until(lambda: post(gateway) != (QUEUED, None))
     assert post(gateway) == (False, "the broker cannot keep it: its queue is full")
     peer.purge()
     assert post(gateway) == (QUEUED, None)
 
 
-def test_without_a_queue_storage_has_to_connect_first(open_queueing, broker, peer):
-    gateway = open_queueing(storage_url=broker.url)
+def test_without_a_queue_storage_has_to_connect_first(open_gateway, broker, peer):
+    gateway = open_gateway(storage_url=broker.url)
     why = "the broker has no queue for results yet: storage has to connect to it once"
     assert post(gateway) == (False, why)
     peer.make_stream("OTHER")  # which storage would not read
@@ -67,19 +67,19 @@ def test_without_a_queue_storage_has_to_connect_first(open_queueing, broker, pee
 
 
 @pytest.mark.parametrize("content", [b"hello", {}, [], {"error": {}}, {"error": "no"}, {"error": {"code": "x"}}, 7])
-def test_an_acknowledgement_that_makes_no_sense_does_not_count(open_queueing, broker, peer, content):
+def test_an_acknowledgement_that_makes_no_sense_does_not_count(open_gateway, broker, peer, content):
     peer.answer("results", content, None)
-    stored, why = post(open_queueing(storage_url=broker.url))
+    stored, why = post(open_gateway(storage_url=broker.url))
     assert stored is False and why.startswith("the broker ")
 
 
-def test_a_message_that_the_broker_does_not_take_is_reported(open_queueing, absent_broker):
+def test_a_message_that_the_broker_does_not_take_is_reported(open_gateway, absent_broker):
     absent_broker.settings = ["max_payload: 8KB"]
     absent_broker.start()
     peer = Peer(absent_broker.url)
     peer.make_stream()
     peer.close()
-    gateway = open_queueing(storage_url=absent_broker.url)
+    gateway = open_gateway(storage_url=absent_broker.url)
     assert post(gateway) == (QUEUED, None)
     answer = gateway.post("/inferir", json={"features": [FEATURES] * 100}).json()
     assert answer["stored"] is False
