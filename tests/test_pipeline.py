@@ -1,4 +1,8 @@
-"""The pipeline of step 03 as real processes: killed, suspended, replaced, and asked all the while."""
+"""The pipeline of step 03 as real processes: killed, replaced, and asked all the while.
+
+What hangs is in the gateway's own tests, and what a storage loses when it is killed under load in those of storage.
+Containers are killed, hang and crash in the tests of step 04.
+"""
 
 import io
 import threading
@@ -39,17 +43,6 @@ class Pipeline:
 
     def pids(self) -> dict[str, int]:
         return {name: service.process().pid for name, service in self.services.items()}
-
-    def stored(self) -> list[dict]:
-        """All results, from the gateway, newest first."""
-        results, page = [], {"next": None}
-        while not results or page["next"]:
-            before = f"&before={page['next']}" if page["next"] else ""
-            page = self.get(f"/results?limit=100{before}").json()
-            results += page["results"]
-            if not page["results"]:
-                break
-        return results
 
     @contextmanager
     def load(self, send, clients: int = 4):
@@ -113,13 +106,9 @@ STILL_ANSWERED = {
 
 
 @pytest.mark.parametrize("name", BEHIND)
-@pytest.mark.parametrize("how", ["killed", "suspended"])
-def test_a_service_that_is_gone_takes_only_its_own_work_along(pipeline, name, how):
+def test_a_service_that_is_killed_takes_only_its_own_work_along(pipeline, name):
     before = pipeline.pids()
-    if how == "killed":
-        pipeline.services[name].kill()
-    else:
-        pipeline.services[name].process().suspend()
+    pipeline.services[name].kill()
     try:
         for question, ask in QUESTIONS.items():
             begin = time.monotonic()
@@ -135,32 +124,11 @@ def test_a_service_that_is_gone_takes_only_its_own_work_along(pipeline, name, ho
         assert [service for service in BEHIND if not health[service]["ready"]] == [name]
         assert pipeline.get("/readyz").status_code == 200  # the gateway itself may get requests
     finally:
-        if how == "killed":
-            pipeline.services[name].restart()
-        else:
-            pipeline.services[name].process().resume()
+        pipeline.services[name].restart()
     wait_until(lambda: pipeline.get("/services").json()[name]["ready"])
     assert pipeline.post(**DRAWING).json()["stored"] is True
     after = pipeline.pids()
-    assert [service for service in after if after[service] != before[service]] == [name] * (how == "killed")
-
-
-def test_a_storage_killed_under_load_keeps_what_was_promised_once_and_fails_nobody(pipeline):
-    with pipeline.load(lambda session: session.post(pipeline.gateway_url + "/inferir", timeout=10, **ROW)) as replies:
-        for _ in range(3):
-            enough = len(replies) + 200
-            wait_until(lambda: len(replies) > enough)  # noqa: B023
-            pipeline.services["storage"].kill()
-            enough = len(replies) + 20
-            wait_until(lambda: len(replies) > enough)  # noqa: B023
-            pipeline.services["storage"].restart()
-    assert {reply.status_code for reply in replies} == {200}
-    answers = [reply.json() for reply in replies]
-    promised = {answer["id"] for answer in answers if answer["stored"]}
-    assert 300 <= len(promised) < len(answers)
-    stored = [result["id"] for result in pipeline.stored()]
-    assert promised <= set(stored)
-    assert len(stored) == len(set(stored))
+    assert [service for service in after if after[service] != before[service]] == [name]
 
 
 def test_preprocess_is_replaced_under_load_and_nobody_notices(pipeline):
@@ -197,7 +165,7 @@ def to_28(drawing: Image.Image) -> Image.Image:
 
 def test_drawings_are_recognized_at_any_size_and_either_way_round(pipeline):
     rng = np.random.default_rng(5)
-    digits = list(range(10)) * 10
+    digits = list(range(10)) * 5
     drawings = [draw(digit, rng) for digit in digits]
     forms = {
         "280x280, dark on light": lambda drawing: drawing,

@@ -25,7 +25,7 @@ def test_kill_9_at_any_moment_loses_nothing_acknowledged_and_doubles_nothing(sta
 
 
 @pytest.mark.skipif(os.name == "nt", reason="on Windows a process is ended, not asked to stop")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("url", "workers"), [("sqlite", 1), ("postgresql", 2)], indirect=["url"])
 def test_sigterm_under_load_loses_no_request(start, url, workers):
     clients = [Client(number) for number in range(8)]
     server = start(database_url=url, workers=workers, drain_seconds=10)

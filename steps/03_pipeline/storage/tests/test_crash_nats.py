@@ -27,8 +27,10 @@ def test_kill_9_loses_nothing_that_the_broker_has_acknowledged_and_doubles_nothi
     assert_all_there_once(server.address, [publisher])
 
 
-def test_kill_9_of_the_broker_loses_nothing_that_it_has_acknowledged_and_doubles_nothing(start, url, broker, peer):
-    server, moments = start(database_url=url, nats_url=broker.url), random.Random(9)
+def test_kill_9_of_the_broker_loses_nothing_that_it_has_acknowledged_and_doubles_nothing(
+    start, sqlite_url, broker, peer
+):
+    server, moments = start(database_url=sqlite_url, nats_url=broker.url), random.Random(9)
     peer.wait_for_stream()
     with Publisher(peer) as publisher:
         for _ in range(3):
@@ -40,7 +42,7 @@ def test_kill_9_of_the_broker_loses_nothing_that_it_has_acknowledged_and_doubles
     assert_all_there_once(server.address, [publisher])
 
 
-def test_a_process_that_ends_between_commit_and_acknowledgement_doubles_nothing(start, url, broker, peer):
+def test_a_process_that_ends_between_commit_and_acknowledgement_doubles_nothing(start, sqlite_url, broker, peer):
     program = """
 import os, runpy
 from nats.aio.msg import Msg
@@ -51,12 +53,12 @@ async def end(self):
 Msg.ack = end
 runpy.run_path("app.py", run_name="__main__")
 """
-    first = start(["-c", program], database_url=url, nats_url=broker.url)
+    first = start(["-c", program], database_url=sqlite_url, nats_url=broker.url)
     peer.wait_for_stream()
     peer.send_results(*(result(str(number)) for number in range(5)))
     assert first.process.wait(20) == 9
     assert peer.stream().state.messages == 1
-    second = start(database_url=url, nats_url=broker.url)
+    second = start(database_url=sqlite_url, nats_url=broker.url)
     summary = json.loads(get(second, "/results/summary"))
     assert summary["total"] == 5  # it was committed before
     peer.wait_until_empty(60)
@@ -80,7 +82,7 @@ def test_processes_share_what_is_in_the_broker(start, url, broker, peer):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="on Windows a process is ended, not asked to stop")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("url", "workers"), [("sqlite", 1), ("postgresql", 2)], indirect=["url"])
 def test_a_process_that_stops_acknowledges_what_it_has_and_takes_no_more(start, url, broker, peer, workers):
     settings = {"database_url": url, "nats_url": broker.url, "drain_seconds": 0}
     server = start(workers=workers, **settings)
