@@ -12,8 +12,7 @@ from lab.launch import launch
 # A service joins with a line here: its folder, and the fewest requests that its document must give rise to.
 SERVICES = {
     "02_fastapi": 450,
-    "03_pipeline": 180,  # its gateway, with the others behind it
-    "03_pipeline+grpc,nats": 180,
+    "03_pipeline+grpc,nats": 180,  # its gateway, with the others behind it. Over REST, its document is the same
     "03_pipeline/preprocess": 70,
     "03_pipeline/storage": 300,
 }

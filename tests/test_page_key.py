@@ -109,7 +109,7 @@ def test_when_the_key_changes_the_page_asks_for_the_new_one(opened, services, ke
     try:
         services["gateway"].restart()
         send_sample(opened)
-        expect(opened.locator("#key-fault")).to_contain_text("does not take this key", timeout=10_000)
+        expect(opened.locator("#key-fault")).to_contain_text("does not take this key")
         opened.reload()
         enter(opened, OTHER)
         assert_all_is_there(opened)

@@ -47,9 +47,9 @@ class Containers(Stack):
             if not psutil.pid_exists(int(project.removeprefix(NAME))):
                 remove(project)
 
-    def compose(self, *arguments: str, seconds: float = 120, content: bytes | None = None) -> str:
+    def compose(self, *arguments: str, seconds: float = 120) -> str:
         with explained():
-            return super().compose(*arguments, seconds=seconds, content=content)
+            return super().compose(*arguments, seconds=seconds)
 
     def docker(self, *arguments: str, seconds: float = 60) -> str:
         with explained():

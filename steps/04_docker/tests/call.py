@@ -16,26 +16,27 @@ import aiohttp
 KEPT = "stored", "model", "preprocess", "error", "storage"  # of an answer's body
 
 
-async def call(session: aiohttp.ClientSession, asked: dict, sent: dict, name: str) -> None:
-    for number in itertools.count():
-        if Path("/tmp", asked["name"]).exists():
-            return
-        key, begin = f"{name}-{number}", time.time()
-        headers = {**sent["headers"], "X-Request-ID": key}
-        try:
-            async with session.post(asked["url"], data=bytes.fromhex(sent["data"]), headers=headers) as response:
-                status, body = response.status, await response.json()
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            status, body = 0, {"error": repr(error)}
-        kept = {name: body[name] for name in KEPT if name in body}
-        print(json.dumps([key, begin, time.time() - begin, status, kept]), flush=True)
-        await asyncio.sleep(asked["pause"])
+async def call(asked: dict, sent: dict, name: str) -> None:
+    """One caller, with a connection of its own. So none is idle for long: HTTP lets a server close an idle one."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session:
+        for number in itertools.count():
+            if Path("/tmp", asked["name"]).exists():
+                return
+            key, begin = f"{name}-{number}", time.time()
+            headers = {**sent["headers"], "X-Request-ID": key}
+            try:
+                async with session.post(asked["url"], data=bytes.fromhex(sent["data"]), headers=headers) as response:
+                    status, body = response.status, await response.json()
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                status, body = 0, {"error": repr(error)}
+            kept = {name: body[name] for name in KEPT if name in body}
+            print(json.dumps([key, begin, time.time() - begin, status, kept]), flush=True)
+            await asyncio.sleep(asked["pause"])
 
 
 async def main(asked: dict) -> None:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session:
-        names = [f"{asked['name']}-{number}" for number in range(len(asked["sent"]))]
-        await asyncio.gather(*map(call, itertools.repeat(session), itertools.repeat(asked), asked["sent"], names))
+    names = [f"{asked['name']}-{number}" for number in range(len(asked["sent"]))]
+    await asyncio.gather(*map(call, itertools.repeat(asked), asked["sent"], names))
 
 
 asyncio.run(main(json.loads(sys.argv[1])))

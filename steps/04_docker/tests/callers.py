@@ -40,7 +40,7 @@ class Stranger:
 class Callers:
     """While the block runs, eight callers in the stranger's pod ask the gateway. `answers` holds every answer."""
 
-    def __init__(self, stranger: Stranger, pipeline: Pipeline, pause: float = 0.2):
+    def __init__(self, stranger: Stranger, pipeline: Pipeline, pause: float = 0.5):
         """`pause`: seconds that each caller waits between its requests."""
         url = f"http://gateway.{pipeline.namespace}:8000/inferir"
         self.answers: list[Answer] = []

@@ -45,17 +45,19 @@ class Stack:
         """docker compose up --build --wait. Raises RuntimeError with the end of the log."""
         self.compose("up", "--build", "--wait", "--quiet-pull", *arguments, seconds=START_SECONDS)
 
-    def compose(self, *arguments: str, seconds: float = 120, content: bytes | None = None) -> str:
+    def compose(self, *arguments: str, seconds: float = 120) -> str:
         """Run `docker compose` and return what it prints. Raises RuntimeError, or TimeoutExpired after `seconds`."""
-        return run(["docker", "compose", *arguments], self.folder, self.settings, seconds, content)
+        return run(["docker", "compose", *arguments], self.folder, self.settings, seconds)
 
     def docker(self, *arguments: str, seconds: float = 60) -> str:
         return run(["docker", *arguments], self.folder, self.settings, seconds)
 
     def containers(self, service: str) -> list[str]:
         """The ids of the service's containers, running or not, oldest first."""
-        ids = self.compose("ps", "--all", "--quiet", "--orphans=false", service).split()
-        return sorted(ids, key=lambda id: self.inspect(id)["Created"])
+        labels = {"project": self.project, "service": service, "oneoff": "False"}
+        chosen = [f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items()]
+        ids = self.docker("ps", "--all", "--quiet", "--no-trunc", *chosen).split()
+        return sorted(ids, key=lambda id: self.inspect(id)["Created"]) if len(ids) > 1 else ids
 
     def image(self, service: str) -> str:
         """The name of the image that Compose builds for the service."""
@@ -67,9 +69,12 @@ class Stack:
     def logs(self, service: str, lines: int = 50) -> str:
         return self.compose("logs", "--no-log-prefix", "--no-color", f"--tail={lines}", service)
 
-    def run_in(self, service: str, *command: str, content: bytes | None = None) -> str:
-        """Run a command in the service's container, with `content` as its standard input."""
-        return self.compose("exec", "-T", service, *command, content=content)
+    def run_in(self, service: str, *command: str) -> str:
+        """Run a command in the service's container."""
+        ids = self.containers(service)
+        if not ids:
+            raise RuntimeError(f"{service} has no container")
+        return self.docker("exec", ids[0], *command)
 
     # breaking
 
@@ -154,15 +159,12 @@ class Stack:
         return [line.split("|") for line in self.run_in("database", *command).splitlines()]
 
 
-def run(
-    command: list[str], folder: Path, settings: dict[str, str], seconds: float, content: bytes | None = None
-) -> str:
+def run(command: list[str], folder: Path, settings: dict[str, str], seconds: float) -> str:
     done = subprocess.run(
         command,
         cwd=folder,
         env={**os.environ, **settings},
-        input=content,
-        stdin=subprocess.DEVNULL if content is None else None,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=seconds,
     )

@@ -42,9 +42,9 @@ def scale_storage(stack: Stack, replicas: int) -> None:
 def test_a_crashed_service_restarts_by_itself_and_two_storages_lose_and_double_nothing(stack, capsys):
     scale_storage(stack, 2)
     before, table = {service: stack.restarts(service) for service in SERVICES}, []
-    with Load(stack) as load:
+    with Load(stack, rate=60) as load:
         for service in SERVICES:
-            load.wait_for(300)
+            load.wait_for(60)
             answered, crashed = len(load.answers), time.monotonic()
             stack.crash(service)
             wait_until(lambda: stack.restarts(service) > before[service], pause=0.02)  # noqa: B023
@@ -53,7 +53,7 @@ def test_a_crashed_service_restarts_by_itself_and_two_storages_lose_and_double_n
             failed = sum(answer.status != 200 for answer in meanwhile)
             not_stored = sum(answer.body.get("stored") is False for answer in meanwhile)
             table.append(f"| {service} | {len(meanwhile)} | {failed} | {not_stored} | {seconds:.1f} |")
-        load.wait_for(300)
+        load.wait_for(60)
     assert {service: stack.restarts(service) - before[service] for service in SERVICES} == {
         service: 1 + (service == "storage") for service in SERVICES
     }
@@ -68,7 +68,7 @@ def test_services_that_hit_their_memory_limits_are_started_again_and_nothing_is_
     limited = [service for service in SERVICES if service != "database"]  # PostgreSQL starts its processes itself
     usual = {service: stack.inspect(stack.containers(service)[0])["HostConfig"]["Memory"] >> 20 for service in limited}
     before = {service: stack.restarts(service) for service in limited}
-    with Load(stack, clients=2, rate=50) as rows:
+    with Load(stack, clients=2, rate=20) as rows:
         rows.wait_for(20)
         for service in limited:
             limit(stack, service)
@@ -101,7 +101,7 @@ def test_the_whole_stack_stops_and_starts_and_its_volumes_keep_everything(stack,
     key, one, other = uuid.uuid4().hex, {"features": ROW}, {"features": ROW[::-1]}
     first = ask(one)
     password = stack.run_in("storage", "cat", "/run/secrets/database_password")
-    with Load(stack, clients=4, rate=200) as load:
+    with Load(stack, clients=4, rate=50) as load:
         load.wait_for(50)
         stack.kill("storage")  # so that messages wait while everything is down
         load.wait_for(50)

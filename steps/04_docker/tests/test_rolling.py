@@ -39,7 +39,7 @@ def roll(stack: Stack, *arguments: str) -> str:
 def under_load(stack: Stack) -> Iterator[list[Answer]]:
     """Send rows and pictures while the block runs. Afterwards, the list holds the answers, oldest first."""
     answers: list[Answer] = []
-    with Load(stack, clients=4, rate=150) as rows, Load(stack, clients=4, rate=25, **DRAWING) as pictures:
+    with Load(stack, clients=4, rate=40) as rows, Load(stack, clients=4, rate=10, **DRAWING) as pictures:
         pictures.wait_for(10)
         yield answers
         pictures.wait_for(25)

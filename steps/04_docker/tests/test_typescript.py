@@ -5,14 +5,18 @@ import os
 import pytest
 
 from load import DRAWING, ROW, Load, audit
-from stack import Stack, wait_until
+from stack import wait_until
 
 
-@pytest.fixture(scope="module")
-def stack():
-    with Stack(COMPOSE_FILE=os.pathsep.join(["compose.yaml", "compose.typescript.yaml"])) as stack:
-        stack.up()
-        yield stack
+@pytest.fixture(autouse=True, scope="module")
+def typescript(stack):
+    """Swap inference alone, and swap it back."""
+    stack.settings["COMPOSE_FILE"] = os.pathsep.join(["compose.yaml", "compose.typescript.yaml"])
+    stack.up("inference")
+    stack.wait_until_ready()
+    yield
+    del stack.settings["COMPOSE_FILE"]
+    stack.up("inference")
 
 
 def test_a_drawing_is_recognized_and_the_history_tells_version_and_format(stack):
