@@ -27,7 +27,7 @@ from trained import ROOT, trained
 DOCKER = ["steps/04_docker/tests", "notebooks/04_*.ipynb", "notebooks/05_*.ipynb"]
 DOCKER += [f"tests/test_{name}.py" for name in ("containers", "docker_readmes", "images")]
 CLUSTER = ["steps/04_docker/tests/test_kubernetes.py", "notebooks/04_kubernetes.ipynb"]
-ALONE = ["notebooks/03_wires.ipynb", "tests/test_wires.py", "steps/04_docker/tests/test_scaling.py"]
+ALONE = ["tests/test_wires.py", "steps/04_docker/tests/test_scaling.py"]
 QUICK = ["steps/0[12]*/tests", "steps/03_pipeline/*/tests"]
 QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "notebooks", "project", "run", "stubs")]
 QUICK += [f"tests/test_{name}.py" for name in ("devcontainer", "manifests", "teaching")]
