@@ -1,7 +1,6 @@
 """The pipeline of step 03 as real processes: killed, replaced, and asked all the while.
 
-What hangs is in the gateway's own tests, and what a storage loses when it is killed under load in those of storage.
-Containers are killed, hang and crash in the tests of step 04.
+The notebook 03_pipeline lets each service hang, and kills storage under load. Step 04's tests do both with containers.
 """
 
 import io
