@@ -4,8 +4,8 @@
 
 A part is one pytest process. Two workers run parts side by side: one begins with what needs a Kubernetes cluster, the
 other with the rest, and both end with what needs Docker. So there is never more than one part that uses the cluster.
-What compares times has the machine to itself, at the end. What a part prints is shown when it ends. A file of tests or
-a notebook that is not named here is a part of "the rest".
+What compares times closely has the machine to itself, at the end. What a part prints is shown when it ends. A file of
+tests or a notebook that is not named here is a part of "the rest".
 """
 
 import collections

@@ -96,7 +96,7 @@ def draw_more(page: Page | Frame, strokes: list[list[tuple[float, float]]]) -> N
 
 
 def send_sample(page: Page) -> None:
-    """Press the button by keyboard. A click may miss: the page moves when it says that a service is down."""
+    """Press the button by keyboard: the page has to work without a pointer, too."""
     page.locator("#sample").press("Enter")
 
 

@@ -17,7 +17,7 @@ KEPT = "stored", "model", "preprocess", "error", "storage"  # of an answer's bod
 
 
 async def call(asked: dict, sent: dict, name: str) -> None:
-    """One caller, with a connection of its own. So none is idle for long: HTTP lets a server close an idle one."""
+    """One caller. A server may close a connection that is idle, so this one is used by this caller alone, and often."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session:
         for number in itertools.count():
             if Path("/tmp", asked["name"]).exists():

@@ -19,7 +19,7 @@ from settings import Settings
 
 API_KEY = "correct-horse-battery/staple+17="
 SECONDS = 4  # the deadline of a request. The machine and its disk may be slow
-DEADLINE = 1.5  # where a test waits for it
+DEADLINE = 1.5  # of requests that a test lets run out of time
 ADDRESSES = [f"127.0.0.{last}" for last in range(1, 5)]
 
 
