@@ -179,6 +179,8 @@ def test_images_add_little_to_their_base(build, capsys):
     table = ["| image | adds to its base | of which code, page and model |", "| --- | ---: | ---: |"]
     for name, most in MOST_MB.items():
         base = re.findall(r"^ARG \w+=(\S+)", (FOLDERS[name] / "Dockerfile").read_text(), re.MULTILINE)[-1]
+        if not docker("image", "ls", "--quiet", base):  # a build fetches its base, and does not keep the name
+            docker("pull", "--quiet", base)
         of_image, of_base = (history(image) for image in (build(FOLDERS[name]), base))
         added = of_image[: len(of_image) - len(of_base)]
         table.append(f"| {name} | {sum(added) / 1e6:.1f} MB | {(sum(added) - max(added)) / 1e6:.1f} MB |")

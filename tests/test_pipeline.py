@@ -14,14 +14,13 @@ import pytest
 import requests
 from PIL import Image, ImageOps
 
-from conftest import database_in, wait_until
+from conftest import DEADLINE, database_in, wait_until
 from contract import row_of
 from lab.drawings import draw
 from lab.launch import Service, free_port, launch, launch_pipeline, stop_all
 
 BEHIND = ("preprocess", "inference", "storage")
 ROW = {"json": {"features": row_of(7)}}
-DEADLINE = 2
 
 
 class Pipeline:

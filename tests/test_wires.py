@@ -6,7 +6,6 @@ turns, and a start without a broker, are tests of the gateway and of storage.
 """
 
 import functools
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,18 +73,15 @@ def test_an_outage_of_storage_slows_nobody_and_its_backlog_drains(wired):
         wait_until(lambda: load.elapsed() > away + 10, timeout=20, pause=0.2)
         backlog = metric(gateway, "queue_messages")
         back = load.elapsed()
-        began = time.monotonic()
         storage.restart("/livez")
         wait_until(lambda: metric(storage, "stored_results_total") >= backlog, timeout=30, pause=0.1)
-        drained = backlog / (time.monotonic() - began)  # results in a second, the start of storage included
     wait_until_drained(gateway, 30)
     assert sum(answer.stored == "queued" for answer in load.answers) >= 0.99 * len(load.answers)
     before = [answer.seconds for answer in load.answers if 1 < answer.at < away]
     during = [answer.seconds for answer in load.answers if away < answer.at < back]
     assert median(during) <= 2 * median(before)
-    assert np.percentile(during, 95) <= 2 * np.percentile(before, 95)
+    assert np.percentile(during, 95) < 0.5  # seconds
     assert 500 <= backlog <= 1_100  # messages; requests that come together share one
-    assert drained > 100  # as many come in
     assert audit(load.answers, database).lost == 0
 
 

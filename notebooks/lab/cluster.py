@@ -16,7 +16,7 @@ from lab.containers import STEP  # it also lets Python find the modules of step 
 from callers import Stranger  # type: ignore[import-not-found]
 from cluster import KUBECTL, Pipeline, is_there, lacking, remove, remove_images, run  # type: ignore[import-not-found]
 
-PREFIX = "inferir-notebook"  # of the images
+PREFIX = "inferir-cluster"  # of the images
 CREATE = "kind create cluster --config kubernetes/kind.yaml"
 
 

@@ -68,7 +68,9 @@ def require_rollable(service: str, services: dict[str, dict[str, Any]]) -> None:
         raise RollError(f"{service} does not run: start it by `docker compose up --build --wait {service}`")
     else:
         return
-    raise RollError(f"{service} has to stop for a moment, because {why}: `docker compose up --build --wait {service}`")
+    raise RollError(
+        f"{service} has to stop for a moment, because {why}: `docker compose up --build --wait --no-deps {service}`"
+    )
 
 
 def roll(service: str, seconds: float) -> None:
@@ -91,6 +93,8 @@ def roll(service: str, seconds: float) -> None:
 
 def start_one_more(service: str, seconds: float) -> None:
     """Start another container and wait until it is healthy. If it fails, remove it and raise RollError."""
+    if interrupted.is_set():
+        raise RollError("interrupted")
     before = containers(service)
     scale = f"--scale={service}={len(before) + 1}"
     try:

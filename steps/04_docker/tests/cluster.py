@@ -35,7 +35,7 @@ def lacking() -> str:
 def is_there() -> bool:
     """Whether the cluster of CONTEXT answers."""
     try:
-        run(*KUBECTL, "--request-timeout=5s", "get", "--raw=/readyz")
+        run(*KUBECTL, "--request-timeout=60s", "get", "--raw=/readyz")
     except (RuntimeError, OSError, subprocess.TimeoutExpired):
         return False
     return True
@@ -129,8 +129,10 @@ class Pipeline:
 
     def build(self) -> None:
         """Build the images and load them into the cluster."""
-        with contextlib.suppress(RuntimeError):  # it saves a download: without it, the cluster fetches the image
-            run("kind", "load", "docker-image", "postgres:17", seconds=300)
+        names = "jsonpath={range .items[*]}{.status.images[*].names}{'\\n'}{end}"  # a line for each node
+        if not all("postgres:17" in node for node in run(*KUBECTL, "get", "nodes", f"--output={names}").splitlines()):
+            with contextlib.suppress(RuntimeError):  # it saves a download: without it, the cluster fetches the image
+                run("kind", "load", "docker-image", "postgres:17", seconds=300)
         self.follow(self.readme()[0])
 
     def start(self) -> None:

@@ -179,7 +179,7 @@ def missing() -> str:
     if not shutil.which("docker"):
         return "Docker is not installed: install Docker Desktop or Docker Engine"
     try:
-        for command, remedy in ((["info"], "start Docker"), (["compose", "version"], "install Docker Compose 2.20")):
+        for command, remedy in ((["info"], "start Docker"), (["compose", "version"], "install Docker Compose 2.24")):
             if subprocess.run(["docker", *command], capture_output=True, timeout=60).returncode:
                 return f"`docker {' '.join(command)}` fails: {remedy}"
     except subprocess.TimeoutExpired:

@@ -220,8 +220,9 @@ def test_a_rollout_that_does_not_become_ready_stops_and_says_why(pipeline, calle
     before = pipeline.names("inference", ending=False)
     wrong = [{"op": "replace", "path": "/spec/template/spec/containers/0/readinessProbe/httpGet/path", "value": "/no"}]
     pipeline.kubectl("patch", "deployment/inference", "--type=json", f"--patch={json.dumps(wrong)}")
+    wait_until(lambda: "statuscode: 404" in pipeline.kubectl("events", "--types=Warning"), 120, 1)
     with pytest.raises(RuntimeError, match="(?s)inference does not become ready.*Readiness probe failed.*404"):
-        pipeline.wait_until_ready("deployment/inference", seconds=12)
+        pipeline.wait_until_ready("deployment/inference", seconds=1)
     assert before <= pipeline.names("inference", ending=False)
     pipeline.kubectl("rollout", "undo", "deployment/inference")
     pipeline.wait_until_ready("deployment/inference")
@@ -233,20 +234,20 @@ def test_scaled_runs_as_any_user_and_the_change_fails_no_request(pipeline, scale
     figures("`kubernetes/scaled` is applied, with inference in Python again", scaled, capsys)
     assert not failed(scaled.answers)
     assert {language(pipeline, pod) for pod in pipeline.names("inference", ending=False)} == {"python"}
-    for service in DEPLOYMENTS:
-        assert pipeline.run_in(service, "id", "-u").strip() == str(ARBITRARY_USER)
+    for pod in pipeline.names(*DEPLOYMENTS, ending=False):
+        assert pipeline.kubectl("exec", pod, "--", "id", "-u").strip() == str(ARBITRARY_USER)
 
 
 @pytest.mark.parametrize("service", ["inference", "gateway"])
 def test_a_killed_pod_fails_only_what_it_was_working_on(pipeline, scaled, callers, capsys, service):
     pod = min(pipeline.names(service, ending=False))
-    begin = time.time()
     pipeline.kubectl("delete", "pod", pod, "--force", "--grace-period=0")
+    gone = time.time()
     pipeline.wait_until_ready(f"deployment/{service}")
     callers.wait_for(50)
     figures(f"a pod of {service} is killed", callers, capsys)
     assert len(failed(callers.answers)) <= UNDER_WAY, Counter(str(answer.body) for answer in failed(callers.answers))
-    assert all(answer.at < begin + 5 for answer in failed(callers.answers))
+    assert all(answer.at < gone + 10 for answer in failed(callers.answers))
 
 
 def test_the_database_goes_and_no_request_fails(pipeline, scaled, callers, capsys):

@@ -79,7 +79,7 @@ def test_services_that_hit_their_memory_limits_are_started_again_and_nothing_is_
                     stack.limit_memory(service, usual[service])
                     limited.remove(service)
             stack.wait_until_ready()
-        rows.wait_for(50)
+        wait_until(lambda: sum(bool(answer.body.get("stored")) for answer in rows.answers) > 100, 60)
     assert_nothing_lost(stack, rows.answers + batches.answers + pictures.answers, capsys)
 
 

@@ -133,7 +133,7 @@ def test_a_model_that_is_not_valid_is_removed_and_no_request_fails(stack):
     change(train, (saved, '    (folder / "model.onnx").write_bytes(b"cut off")\n' + saved))
     why = "(?s)model.onnx is not the file that manifest.json describes.*not healthy.*nothing has changed"
     with under_load(stack) as answers, pytest.raises(RuntimeError, match=why):
-        roll(stack, "--wait-timeout=10", "inference")
+        roll(stack, "--wait-timeout=20", "inference")
     change(train, ('    (folder / "model.onnx").write_bytes(b"cut off")\n', ""))
     assert not unsatisfied(answers)
     assert containers(stack) == before
@@ -155,9 +155,12 @@ def test_ctrl_c_leaves_as_many_replicas_as_there_were(stack):
     with subprocess.Popen(
         command, cwd=stack.folder, env={**os.environ, **stack.settings}, stdout=pipe, stderr=pipe, text=True
     ) as rolling:
-        next(line for line in rolling.stdout if "ended after" in line)
-        rolling.send_signal(signal.SIGINT)
-        said = rolling.communicate(timeout=ROLL_SECONDS)[1]
+        try:
+            next(line for line in rolling.stdout if "ended after" in line)
+            rolling.send_signal(signal.SIGINT)
+            said = rolling.communicate(timeout=ROLL_SECONDS)[1]
+        finally:
+            rolling.kill()
     assert rolling.returncode == 1
     assert "interrupted\ninference: 1 of 2 containers replaced; try again" in said
     after = containers(stack)["inference"]
@@ -175,8 +178,10 @@ def test_ctrl_c_leaves_as_many_replicas_as_there_were(stack):
     ],
 )
 def test_what_cannot_be_rolled_is_refused_with_what_to_do(stack, service, sentence):
+    before = containers(stack)
     with pytest.raises(RuntimeError, match=sentence):
         roll(stack, "inference", service)
+    assert containers(stack) == before
 
 
 def test_compose_has_nothing_to_do_afterwards(stack):

@@ -289,6 +289,8 @@ def images(stack, password):
     of_base = {}
     for service in BUILT:
         base = re.search(r"^ARG \w+=(\S+)", (stack.services / service / "Dockerfile").read_text())[1]
+        if not stack.docker("image", "ls", "--quiet", base):  # a build fetches its base, and does not keep the name
+            stack.docker("pull", "--quiet", base)
         of_base[service] = stack.inspect(base)["RootFS"]["Layers"]
         layers = stack.inspect(stack.image(service))["RootFS"]["Layers"]
         assert layers[: len(of_base[service])] == of_base[service]

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from load import DRAWING, ROW, Load, audit
+from load import DRAWING, Load, audit
 from stack import wait_until
 
 
@@ -42,13 +42,3 @@ def test_a_crash_under_load_is_over_soon_and_nothing_is_lost(stack):
     found = audit(stack, load.answers)
     assert (found.lost, found.doubled) == (0, 0)
     assert found.acknowledged > 200
-
-
-def test_while_it_is_down_requests_get_503_and_the_history_answers(stack):
-    stack.kill("inference")
-    reply = stack.post(json={"features": ROW})
-    assert reply.status_code == 503 and reply.headers["Retry-After"]
-    assert stack.get("/results?limit=1").status_code == 200
-    stack.start("inference")
-    stack.wait_until_ready()
-    assert stack.post(json={"features": ROW}).status_code == 200
