@@ -71,7 +71,7 @@ def save(estimator: Estimator, folder: Path, *, accuracy: float, golden_rows: np
 
 
 def load(folder: Path) -> Estimator:
-    """Return the model in `folder`, verified: contract, then hash, then unpickled, then versions, then golden answers.
+    """Return the model in `folder`, verified: contract, then hash, then versions, then golden answers.
 
     The hash finds damage and a swapped file. It does not stop an intruder who can also write the manifest: keep the
     folder where only you can write, or sign it.

@@ -1,4 +1,4 @@
-"""The API key that README.md shows: a few lines in app.py, by FastAPI's ordinary means."""
+"""An API key by `APIKeyHeader`, another of FastAPI's ordinary means than the one in README.md."""
 
 import secrets
 from typing import Annotated
@@ -13,7 +13,6 @@ from settings import Settings
 
 
 def test_a_key_by_depends_guards_all_routes(path, model_dir, monkeypatch):
-    # what README.md shows, but for the key, which is fixed here
     key = APIKeyHeader(name="X-API-Key", auto_error=False)
 
     async def require_key(given: Annotated[str | None, Depends(key)]) -> None:

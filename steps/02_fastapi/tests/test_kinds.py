@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.datasets import load_diabetes, load_iris
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
@@ -70,6 +71,20 @@ def test_a_classifier_predicts_its_classes_in_both_formats(describe, tmp_path, e
         assert loaded.has_probabilities == has_probabilities == (probabilities is not None)
         if has_probabilities:
             assert (probabilities.shape, probabilities.dtype) == ((150, 3), np.float32)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.9])
+def test_a_threshold_of_ones_own_decides_although_the_golden_rows_do_not_show_it(describe, tmp_path, threshold):
+    rows, labels = load_breast_cancer(return_X_y=True)
+    rows = rows.astype(np.float32)
+    describe(30, [0, 1])
+    inner = make_pipeline(StandardScaler(), LogisticRegression())
+    estimator = FixedThresholdClassifier(inner, threshold=threshold).fit(rows, labels)
+    golden = rows[np.abs(inner.fit(rows, labels).predict_proba(rows)[:, 1] - 0.5) > 0.45][::50]  # no doubtful ones
+    model.save(estimator, tmp_path, accuracy=0.9, golden_rows=golden)
+    predictions, probabilities = model.load(tmp_path).answer(rows)
+    assert predictions.tolist() == estimator.predict(rows).tolist() != inner.predict(rows).tolist()
+    assert probabilities is None
 
 
 @pytest.mark.parametrize("estimator", [LinearRegression(), RandomForestRegressor(5)], ids=lambda value: str(value)[:8])

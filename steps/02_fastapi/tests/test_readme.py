@@ -40,6 +40,12 @@ def test_every_route_asks_for_the_key(client, method, path):
         assert reply.json()["error"].startswith("send your key in the header X-API-Key")
 
 
+def test_without_a_key_of_its_own_nobody_gets_in(client, monkeypatch):
+    for unset in (lambda: monkeypatch.setenv("API_KEY", ""), lambda: monkeypatch.delenv("API_KEY")):
+        unset()
+        assert client.post("/inferir", json={}).status_code == 401
+
+
 def test_with_the_key_a_request_is_answered(client):
     sample = Path(app.__file__).with_name("sample_request.json").read_bytes()
     reply = client.post("/inferir", content=sample, headers=KEY | {"Content-Type": "application/json"})

@@ -44,6 +44,8 @@ def test_everything_is_served_under_a_root_path(model_dir, monkeypatch, prefix):
         assert client.get(prefix + "/v2/models/digits").status_code == 200
         assert "/digits/openapi.json" in client.get(prefix + "/docs").text
         assert client.get(prefix + "/openapi.json").json()["servers"] == [{"url": "/digits"}]
+        client.get(prefix + "/v2")
+        assert 'route="/v2",' in client.get(prefix + "/metrics").text
     monkeypatch.setenv("ROOT_PATH", "digits")
     with pytest.raises(SystemExit, match="^ROOT_PATH is 'digits': a path is needed that begins with a slash"):
         read_settings()

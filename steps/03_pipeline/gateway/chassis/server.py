@@ -107,7 +107,7 @@ class RootPath:
             path = scope["path"]
             if not path.startswith(self.root_path + "/"):
                 path = self.root_path + path  # ASGI wants the whole path
-            scope = {**scope, "path": path, "root_path": self.root_path}
+            scope.update(path=path, root_path=self.root_path)  # in place: Telemetry, outside, reads the route from it
         await self.app(scope, receive, send)
 
 
