@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 import locks
 import start
-from conftest import STEPS, skip
+from conftest import STEPS, skip, wait_until
 from copies import SERVICES
 from lab.containers import missing
 from test_project import LOCKED
@@ -173,6 +173,22 @@ def test_a_change_of_code_is_in_the_image_within_5_s(build, name, tmp_path):
         if seconds[-1] < 5:
             return
     pytest.fail(f"seconds: {seconds}")
+
+
+def test_storage_alone_keeps_its_database_in_data_and_is_asked_at_its_own_port(build):
+    name = f"storage-{uuid.uuid4().hex[:8]}"
+    options = ["--detach", f"--name={name}", f"--volume={name}:/data", "--env=PORT=9000"]
+    docker("run", *options, build(FOLDERS["storage"]))
+    try:
+        wait_until(lambda: health(name) == "healthy", timeout=60, pause=0.2)
+        assert "results.db" in docker("exec", name, "ls", "/data")
+    finally:
+        docker("rm", "--force", name)
+        docker("volume", "rm", name)
+
+
+def health(container: str) -> str:
+    return docker("inspect", "--format={{.State.Health.Status}}", container).strip()
 
 
 def test_images_add_little_to_their_base(build, capsys):

@@ -67,13 +67,16 @@ def main() -> str | None:
                 say(f"pid {process.popen.pid}  {'  '.join(address.urls)}", name=process.name)
         supervisor.wait_until_ready()
         if not signals:
-            say(f"Ready: {', '.join(services)}" if arguments.only else f"The pipeline is ready: {addresses[0].urls[0]}")
+            started = ", ".join(dict.fromkeys(address.service for address in addresses))
+            say(f"Ready: {started}" if arguments.only else f"The pipeline is ready: {addresses[0].urls[0]}")
         again = "python run.py" + (f" --wires {','.join(arguments.wires)}" if arguments.wires else "")
         again += " --typescript" if arguments.typescript else ""
         while supervisor.processes and not signals:
             time.sleep(0.1)
             for process, how in supervisor.remove_ended():
-                say(f"{how}: start it again with `{again} --only {process.service}`")
+                alone = process.address if process.name != process.service else None  # one of several processes
+                where = f"{alone.setting} set to {alone.urls[0]} and " if alone else ""
+                say(f"{how}: start it again with {where}`{again} --only {process.service}`")
         if signals:
             say("Stopping. Press Ctrl-C again to stop at once.")
     return None if signals else "All processes have ended."
@@ -102,7 +105,8 @@ def train_if_needed(supervisor: Supervisor, model: Path) -> None:
 
 def install_if_needed(supervisor: Supervisor) -> None:
     node = find_node()
-    if node and not (TYPESCRIPT / "node_modules").exists():
+    installed, lock = TYPESCRIPT / "node_modules/.package-lock.json", TYPESCRIPT / "package-lock.json"
+    if node and not (installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime):  # npm writes it last
         say(f"The libraries of {TYPESCRIPT.name} are not installed. Installing them takes about a minute.")
         finish(supervisor, npm_ci(node, TYPESCRIPT), "installation")
 

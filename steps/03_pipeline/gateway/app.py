@@ -22,7 +22,7 @@ from chassis.limits import BodyLimit, stop_if_gone
 from fast import FastPath
 from pipeline import Pipeline
 from request import MANUAL, read_request
-from responses import Health, Listing, PipelineResponse, Summary, error_responses
+from responses import Health, Listing, PipelineResponse, Summary, error_responses, list_error_responses
 from settings import Settings, read_settings
 
 STATIC = Path(__file__).parent / "static"
@@ -83,7 +83,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         with stop_if_gone(request):
             return JSON(await pipeline.infer(asked))
 
-    @app.get("/results", tags=["History"], summary="List results", responses=error_responses(422, 503))
+    @app.get("/results", tags=["History"], summary="List results", responses=list_error_responses(422, 503))
     async def results(
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         before: Annotated[str | None, Query(description="`next` of the page before this one")] = None,

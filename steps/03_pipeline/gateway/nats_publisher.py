@@ -91,7 +91,7 @@ class Storage(rest_client.Storage):
             claims = await self._open_claims(connection)
             while True:
                 try:
-                    return own, await claims.update(key.key, own.model_dump_json().encode())  # if there is none
+                    return own, await claims.create(key.key, own.model_dump_json().encode())
                 except KeyWrongLastSequenceError:
                     if found := await read_claim(claims, key.key):
                         return found

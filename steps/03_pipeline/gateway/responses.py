@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict  # Pydantic needs this one up to Python 3.11
 
 from chassis.errors import documented
-from schemas import N_FEATURES, InferirResponse, Row
+from schemas import N_FEATURES, ROW, InferirResponse, Row
 
 Label = int | float | str  # a prediction: a class, or a regressor's number
 Timings = Annotated[dict[str, float], Field(examples=[{"preprocess": 2.1, "inference": 1.3}])]
@@ -94,7 +94,8 @@ SENTENCES: dict[int | str, str] = {
     413: "the body is larger than 1,000,000 bytes",
     415: "send JSON (Content-Type: application/json) or a picture "
     "(image/png, image/jpeg, or a form with a file `image`)",
-    422: "limit: input should be less than or equal to 100",
+    422: f"features must be {ROW}",
     503: "storage cannot be reached",
 }
 error_responses = partial(documented, SENTENCES)
+list_error_responses = partial(documented, {**SENTENCES, 422: "query.limit: input should be less than or equal to 100"})

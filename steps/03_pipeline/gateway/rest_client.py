@@ -120,9 +120,10 @@ class RestClient(clients.Service):
                 if response.status == 503 and len(self._replicas) > 1:
                     raise ReplicaUnavailable(orjson.loads(content)["error"])
                 return response.status, content
-        except LOST:
+        except LOST as error:
             self._failed_at[url] = asyncio.get_running_loop().time()
-            FAILED.labels(self.name).inc()
+            if not isinstance(error, ReplicaUnavailable):  # it has answered
+                FAILED.labels(self.name).inc()
             raise
 
     async def check(self, seconds: float) -> tuple[bool, str | None]:

@@ -18,7 +18,7 @@ from chassis.errors import HANDLERS, JSON, RequestError, answer_http_error
 from chassis.limits import BodyLimit
 from json_body import json_body, read_json
 from nats_consumer import Consumer
-from schemas import error_responses
+from schemas import error_responses, list_error_responses
 from service import Service
 from settings import Settings, read_settings
 
@@ -91,7 +91,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         body = await read_json(request, schemas.ClaimRequest)
         return schemas.ClaimResponse(claimed=True, results=await service.claim(body))
 
-    @app.get("/results", tags=["Results"], summary="List results, newest first", responses=error_responses(422, 503))
+    @app.get(
+        "/results", tags=["Results"], summary="List results, newest first", responses=list_error_responses(422, 503)
+    )
     def newest(request: Annotated[schemas.ListRequest, Query()]) -> schemas.ListResponse:
         """List a page of results, of one prediction or of all."""
         return service.newest(request)
@@ -101,7 +103,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         """Count all results, by prediction and by model version."""
         return service.count()
 
-    @app.get("/dead-letters", tags=["Operations"], summary="List dead letters", responses=error_responses(422, 503))
+    @app.get(
+        "/dead-letters", tags=["Operations"], summary="List dead letters", responses=list_error_responses(422, 503)
+    )
     def dead_letters(page: Annotated[schemas.Page, Query()]) -> schemas.DeadLettersResponse:
         """List a page of what came through the broker and cannot be stored, newest first."""
         return service.dead_letters(page)

@@ -144,3 +144,4 @@ class ReadyResponse(BaseModel):
 
 error_responses = partial(documented, SENTENCES)
 claim_error_responses = partial(documented, {**SENTENCES, 422: KEY_TAKEN})
+list_error_responses = partial(documented, {**SENTENCES, 422: "query.limit: input should be less than or equal to 100"})

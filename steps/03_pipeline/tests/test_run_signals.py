@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from ports import free_port
 from runs import READY, eventually, is_alive
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has none of these signals")
@@ -69,6 +70,16 @@ def test_a_killed_service_takes_its_workers_along(run):
     )
     assert eventually(lambda: not is_alive(worker))
     assert is_alive(started.pid("preprocess"))
+
+
+def test_of_several_processes_the_one_that_has_ended_is_started_again_alone(run):
+    urls = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+    started = run("--only", "preprocess", PREPROCESS_URL=",".join(urls))
+    started.wait_for("^Ready: preprocess$")
+    name = f"preprocess:{urls[1].rpartition(':')[2]}"
+    started.kill(name)
+    again = f"start it again with PREPROCESS_URL set to {urls[1]} and `python run.py --only preprocess`"
+    started.wait_for(f"^{name} was ended .*: {again}$")
 
 
 def test_the_broker_stops_after_the_others(run, wires):

@@ -37,6 +37,19 @@ def test_a_refusal_is_not_repeated(gateway, preprocess):
     assert len(preprocess.asked) == 1
 
 
+def test_an_answer_of_a_replica_is_no_failed_attempt(open_gateway, preprocess):
+    preprocess.answers["/features"] = lambda body: (503, {"error": "too many pictures wait"})
+    gateway = open_gateway(preprocess_url=f"{preprocess.url},{preprocess.url.replace('127.0.0.1', 'localhost')}")
+    counted = 'failed_attempts_total{service="preprocess"}'
+
+    def failed() -> str:
+        return [line for line in gateway.get("/metrics").text.splitlines() if line.startswith(counted)]
+
+    before = failed()
+    assert_unavailable(gateway.post("/inferir", **PICTURE), "preprocess cannot help: too many pictures wait")
+    assert failed() == before
+
+
 def test_a_call_that_is_always_cut_is_made_three_times_with_waits_between(gateway, preprocess):
     preprocess.answers["/features"] = lambda body: None  # hang up
     begin = monotonic()
