@@ -1,5 +1,6 @@
 """A Dockerfile that installs everything again at each change of the code."""
 
+import json
 import re
 from fnmatch import fnmatch
 
@@ -60,7 +61,12 @@ def one_file_forgotten():
     return solution().replace("*.py", "app.py")
 
 
+def without_rights():
+    return as_root().replace("RUN pip", "USER 10001:10001\nRUN pip")
+
+
 wrong = [
+    (without_rights, "USER comes after pip"),
     (code_between, "runs pip again"),
     (lock_too_late, "nothing has copied"),
     (without_the_lock, "other versions"),
@@ -74,7 +80,7 @@ FILES = ["app.py", "features.py", "requirements.lock", "tests/test_app.py"]
 def check(cached_layers):
     steps = parse(cached_layers())
     words = [word for word, _ in steps if word != "ARG"]
-    if words[:1] != ["FROM"] or "CMD" not in words:
+    if words[:1] != ["FROM"] or not {"CMD", "ENTRYPOINT"} & {*words}:
         return "the text needs at least FROM, as its first instruction, and CMD."
     at = next(
         (at for at, (word, rest) in enumerate(steps) if word == "RUN" and re.search(r"\bpip\b.* install\b", rest)), None
@@ -83,8 +89,12 @@ def check(cached_layers):
         return "no RUN installs anything by pip."
     if "requirements.lock" not in steps[at][1]:
         return "pip is not told to use requirements.lock, so that a build next month may install other versions."
-    if "requirements.lock" not in copied(steps[:at]):
+    mounted = re.search(r"--mount=type=bind,\S*(source|src)=(\./)?requirements\.lock", steps[at][1])
+    if not mounted and "requirements.lock" not in copied(steps[:at]):
         return "pip reads requirements.lock, and nothing has copied it into the image before."
+    begin = max(number for number, (word, _) in enumerate(steps[:at]) if word == "FROM")
+    if any(word == "USER" and rest.split(":")[0] not in ("root", "0") for word, rest in steps[begin:at]):
+        return "pip runs as a user who may not write where it installs: USER comes after pip."
     stage = max(at for at, (word, _) in enumerate(steps) if word == "FROM")
     for name in ("app.py", "features.py"):
         if name not in copied(steps[stage:]):
@@ -107,7 +117,8 @@ def parse(text: str) -> list[tuple[str, str]]:
 
 def sources(rest: str) -> list[str]:
     """What a COPY takes from the folder; from another stage, nothing."""
-    words = rest.split()
+    options, _, listed = rest.rpartition("[")  # COPY may have a list of texts
+    words = options.split() + json.loads(f"[{listed}") if rest.endswith("]") else rest.split()
     if any(word.startswith("--from=") for word in words):
         return []
     return [word.removeprefix("./") for word in words if not word.startswith("--")][:-1]

@@ -63,12 +63,28 @@ def only_once(database, key, request):
     return new == 1
 
 
+def with_a_cursor(database, key, request):
+    cursor = database.cursor()
+    found = cursor.execute("SELECT request FROM claims WHERE key = ?", (key,)).fetchone()
+    if found is None:
+        cursor.execute("INSERT INTO claims VALUES (?, ?)", (key, request))
+        database.commit()
+    return found is None or found[0] == request
+
+
 wrong = [
+    (with_a_cursor, "IntegrityError"),
     (replace, "at the same moment"),
     (always, "a day later"),
     (without_a_commit, "is not kept"),
     (only_once, "sends its request again"),
 ]
+
+
+class InterruptedCursor(sqlite3.Cursor):
+    def execute(self, *arguments):
+        self.connection._turn()
+        return super().execute(*arguments)
 
 
 class Interrupted(sqlite3.Connection):
@@ -79,6 +95,9 @@ class Interrupted(sqlite3.Connection):
     def execute(self, *arguments):
         self._turn()
         return super().execute(*arguments)
+
+    def cursor(self, factory=InterruptedCursor):
+        return super().cursor(factory)
 
     def commit(self):
         self._turn()
@@ -93,7 +112,7 @@ class Interrupted(sqlite3.Connection):
 def check(claim_key):
     with tempfile.TemporaryDirectory() as folder:
         return one_after_the_other(claim_key, Path(folder, "calm.db")) or next(
-            filter(None, (together(claim_key, Path(folder, f"{moment}.db"), moment) for moment in range(6))), ""
+            filter(None, (together(claim_key, Path(folder, f"{moment}.db"), moment) for moment in range(10))), ""
         )
 
 

@@ -136,7 +136,11 @@ def check(honest_app):
         reply = client.open(path, method="POST" if path == "/inferir" else "GET", json={"features": [0] * 64})
         return reply.status_code, reply.text
 
+    def forbid():
+        raise PermissionError("model.pkl may not be read")
+
     try:
+        honest_app(forbid)
         app = honest_app(fail)
     except OSError:
         return "without a model, the process ends as it starts. Let it start, and remember the reason."
@@ -152,6 +156,8 @@ def check(honest_app):
         return "the answer 503 does not say why: give the text of the error."
     if ask("/inferir")[0] != 503:
         return f"without a model, /inferir is {ask('/inferir')[0]}. Say 503: later the same request may succeed."
+    if "model.pkl is not there" not in ask("/inferir")[1]:
+        return "/inferir answers 503 and does not say why: give the text of the error there, too."
 
     client = honest_app(load).test_client()
     answers = [ask(path)[0] for path in ("/livez", "/readyz", "/readyz", "/inferir")]

@@ -117,9 +117,9 @@ def check(keeps_results):
     if kept["broker"] == kept["database"]:
         return f"the broker and the database both write into {kept['broker']}. Each needs one of its own."
     for name, service in services.items():
-        if any(not is_local(port) for port in service.get("ports", [])):
+        if any(not is_local(port) for port in service.get("ports") or []):
             return f"every machine that reaches this one also reaches {name}, by its port. Who needs it?"
-        if service.get("restart", "no") not in ("always", "unless-stopped", "on-failure"):
+        if str(service.get("restart", "no")).split(":")[0] not in ("always", "unless-stopped", "on-failure"):
             return f"if {name} crashes, nobody starts it again."
     return ""
 

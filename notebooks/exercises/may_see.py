@@ -6,7 +6,7 @@ notebook = "01_flask"
 minutes = 5
 hints = [
     "`bool` is a kind of `int` in Python, so `isinstance(True, int)` holds. `type(True)` is `bool`, though.",
-    "Any comparison with NaN is false. So `not value < 0` lets it pass, and `0 <= value` does not.",
+    "With NaN, `<`, `<=`, `>` and `>=` are all false. So `not value < 0` lets it pass, and `0 <= value` does not.",
 ]
 
 

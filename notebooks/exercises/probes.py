@@ -55,15 +55,20 @@ def start_for_ever():
     return solution().replace("failureThreshold: 60", "failureThreshold: 100000")
 
 
+def starts_when_ready():
+    return solution().replace("startupProbe: {httpGet: {path: /livez", "startupProbe: {httpGet: {path: /readyz")
+
+
 def never_unready():
     return "\n".join(line for line in solution().splitlines() if not line.startswith("readiness"))
 
 
 wrong = [
     (alive_is_ready, "which does not bring the database back"),
+    (starts_when_ready, "away while it starts"),
     (no_start, "still starting"),
     (patient, "hangs at 600 s"),
-    (nervous, "a single answer"),
+    (nervous, "did not answer for 10 s"),
     (start_for_ever, "never starts"),
     (never_unready, "gets requests"),
 ]
@@ -129,6 +134,9 @@ def check(probes):
     def loses_its_database(path, age, now):
         return age >= 10 and (path == "/livez" or not 600 <= now < 900)
 
+    def starts_without_its_database(path, age, now):
+        return age >= 10 and (path == "/livez" or now >= 300)
+
     def hangs(path, age, now):  # until it is started again
         return age >= 10 and (now < 600 or age < 500)
 
@@ -147,10 +155,12 @@ def check(probes):
             f"its database is away for 5 minutes: it is restarted {len(away.restarts)} times, which does not bring "
             "the database back, and slows its return."
         )
+    if Pod(told, starts_without_its_database).live(1000).restarts:
+        return "its database is away while it starts, and it is started again, again and again: that helps nobody."
     if not any(600 <= now <= 660 for now in stuck.restarts):
         return "it hangs at 600 s, answers nothing any more, and is not started again within a minute."
     if Pod(told, is_slow_once).live(1000).restarts:
-        return "a single answer that is late, on a busy machine, has it started again."
+        return "once, it did not answer for 10 s, on a busy machine, and is started again."
     if not Pod(told, lambda *_: False).live(1000).restarts:
         return "if it never starts (its program waits for something), nobody tries again within a quarter of an hour."
     return ""

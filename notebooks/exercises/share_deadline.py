@@ -42,7 +42,12 @@ def never_late(service, gone):
     return (2.0 if service == "storage" else 1.5) - gone
 
 
+def at_least_something(service, gone):
+    return max(0.5, 2.0 - gone) if service == "storage" else max(0, 1.5 - gone)
+
+
 wrong = [
+    (at_least_something, "2.5 seconds have gone"),
     (equal_parts, "gives up"),
     (nothing_for_storage, "nothing left for storage"),
     (never_late, "negative"),
@@ -63,6 +68,8 @@ def check(share_deadline):
             if timeout < seconds:
                 return f"the calls take {took} seconds, which is in time, but it gives up {service} after {timeout:g}."
     late = {service: share_deadline(service, 2.5) for service in timeouts}
+    if max(late.values()) > 0:
+        return "2.5 seconds have gone, and it still gives a service some time: the whole takes longer than two seconds."
     return negative(late) if min(late.values()) < 0 else ""
 
 

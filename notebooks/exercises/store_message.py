@@ -19,7 +19,12 @@ hints = [
     "the database says nothing about the message: let it out, and the message comes again.",
 ]
 BODY = json.dumps({"results": [{"id": f"r{number}", "prediction": number} for number in range(3)]}).encode()
-POISON = b'{"results": [{"id": "half a resu'
+POISONS = {
+    "half a message, which is not JSON,": b'{"results": [{"id": "half a resu',
+    "JSON that is no object, 7,": b"7",
+    'JSON without "results"': b"{}",
+    "a result without an id": b'{"results": [{"prediction": 7}]}',
+}
 
 
 def stub(message, database):
@@ -71,6 +76,27 @@ def ignore_what_is_wrong(message, database):
     message.ack()
 
 
+def only_what_is_not_json(message, database):
+    try:
+        insert(message, database)
+    except ValueError as error:
+        database.execute("INSERT INTO dead_letters VALUES (?, ?)", (message.data, repr(error)))
+    database.commit()
+    message.ack()
+
+
+def acknowledge_before_the_dead_letter(message, database):
+    try:
+        insert(message, database)
+    except (ValueError, KeyError, TypeError) as error:
+        message.ack()
+        database.execute("INSERT INTO dead_letters VALUES (?, ?)", (message.data, repr(error)))
+        database.commit()
+    else:
+        database.commit()
+        message.ack()
+
+
 def no_dead_letters(message, database):
     insert(message, database)
     database.commit()
@@ -90,7 +116,9 @@ wrong = [
     (acknowledge_first, "nothing of it is left"),
     (plain_insert, "IntegrityError"),
     (ignore_what_is_wrong, "nobody can look at it"),
-    (no_dead_letters, "it comes back for ever"),
+    (only_what_is_not_json, "7, came. The consumer dies of it"),
+    (acknowledge_before_the_dead_letter, "nobody will find the message"),
+    (no_dead_letters, "which is not JSON, came. The consumer dies of it"),
     (every_error_is_a_dead_letter, "only locked for a moment"),
 ]
 
@@ -132,16 +160,23 @@ def check_kills(store, paths):
 
 
 def check_poison(store, paths):
-    path = next(paths)
-    process = Process(path, POISON)
-    try:
-        process.run(store)
-    except (ValueError, KeyError, TypeError):
-        return "half a message came, which is not JSON. The consumer dies of it, and it comes back for ever."
-    if not process.acknowledged:
-        return "half a message came, and it was not acknowledged, so the broker sends it again and again."
-    if not count(path, "dead_letters"):
-        return "half a message came and was acknowledged, but it is not in dead_letters: nobody can look at it."
+    for what, body in POISONS.items():
+        for steps in (None, *range(6)):
+            path = next(paths)
+            process = Process(path, body, steps)
+            try:
+                process.run(store)
+                if process.dead and not process.acknowledged:  # then it comes again
+                    process = Process(path, body)
+                    process.run(store)
+            except (ValueError, KeyError, TypeError):
+                return f"{what} came. The consumer dies of it, and it comes back for ever."
+            if not process.acknowledged:
+                return f"{what} came, and it was not acknowledged, so the broker sends it again and again."
+            if process.dead and not count(path, "dead_letters"):
+                return f"{what} came. It was killed after {process.last}, and nobody will find the message any more."
+            if not count(path, "dead_letters"):
+                return f"{what} came and was acknowledged, but it is not in dead_letters: nobody can look at it."
     return ""
 
 
