@@ -127,6 +127,12 @@ class Peer:
     def purge(self, stream: str = "RESULTS") -> None:
         self.call(self._stream.purge_stream, stream)
 
+    def delete_keys(self, bucket: str) -> None:
+        """As an operator does with the tools of NATS: a mark stays behind."""
+        values = self.call(self._stream.key_value, bucket)
+        for key in self.call(values.keys):
+            self.call(values.delete, key)
+
     def answer(self, subject: str, content, status: int | None = 200) -> list:
         """Answer what is asked on a subject: bytes, JSON, or nothing. Returns a list, where the questions will be."""
         asked = []

@@ -109,6 +109,14 @@ def test_a_claim_that_expires_before_the_result_comes_costs_no_result(open_gatew
         assert send(gateway, "order-66").json()["id"] == answer["id"]
 
 
+def test_a_claim_that_somebody_has_deleted_is_free_again(open_gateway, broker, peer):
+    peer.make_stream()
+    gateway = open_gateway(storage_url=broker.url)
+    assert send(gateway, "order-66").json()["stored"] == "queued"
+    peer.delete_keys("claims")
+    assert send(gateway, "order-66", OTHER).json()["stored"] == "queued"
+
+
 def test_a_storage_of_an_older_version_still_takes_the_key(gateway, storage):
     claim = storage.answers["/claims"]
     storage.answers["/claims"] = lambda body: (200, {"claimed": claim(body)[0] == 200})
