@@ -18,7 +18,7 @@ def urls(schemes: tuple[str, ...]) -> AfterValidator:
 
 
 class Settings(BaseSettings):
-    """HOST, PORT, INFERENCE_URL and so on; README.md says what each is for."""
+    """HOST, PORT, INFERENCE_URL and so on; the README of the pipeline says what each is for."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, hide_input_in_errors=True)
 

@@ -11,7 +11,7 @@ from chassis.server import check_root_path
 
 
 class Settings(BaseSettings):
-    """HOST, PORT, WORKERS and so on; README.md says what each is for."""
+    """HOST, PORT, WORKERS and so on; the README of the pipeline says what each is for."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, protected_namespaces=())
 

@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """HOST, PORT, WORKERS and so on; README.md says what each is for."""
+    """HOST, PORT, WORKERS and so on; the README of the pipeline says what each is for."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True)
 

@@ -13,7 +13,7 @@ from broker import read_urls
 
 
 class Settings(BaseSettings):
-    """HOST, PORT, WORKERS and so on; README.md says what each is for."""
+    """HOST, PORT, WORKERS and so on; the README of the pipeline says what each is for."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, hide_input_in_errors=True)
 
