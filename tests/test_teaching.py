@@ -1,5 +1,7 @@
 """The teacher's guide and the glossary say what the notebooks say: minutes, sections, questions, exercises, terms."""
 
+import ast
+import builtins
 import json
 import re
 from itertools import accumulate
@@ -68,6 +70,72 @@ def test_the_guide_names_sections_that_are_there():
     for row in (row for heading in [*DAYS, "## Another choice"] for row in table(heading)):
         named = set(re.findall(r"\*([^*]+)\*", " ".join(row)))
         assert not named or named <= set(questions(FOLDER / LINK.search(" ".join(row)).group(1))), row
+
+
+def names_of(code):
+    """The names that a cell makes, and those that it needs from cells before it."""
+    if code.startswith("%%"):
+        return set(), set()
+    code = re.sub(r"^[%!].*", "", code, flags=re.MULTILINE)
+    nodes = list(ast.walk(compile(code, "cell", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    made = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    made |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    made |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    made |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    made |= {node.name for node in nodes if isinstance(node, ast.ExceptHandler) and node.name}
+    grown = {node.target.id for node in nodes if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)}
+    return made, {node.id for node in names} - made - {*dir(builtins)} | grown
+
+
+def sections(notebook):
+    """The code cells of a notebook by the heading above them. Those before the first section are at its title."""
+    found, heading = {}, ""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            found[heading].append(source)
+        for heading in re.findall(r"^#+ (.+)$", source, re.MULTILINE) if cell["cell_type"] == "markdown" else ():
+            found.setdefault(heading, [])
+    return found
+
+
+def missing(cells):
+    """The names that cells need, and none before them makes. Functions may name what comes later."""
+    made, lacking = set(), set()
+    for own, needed in map(names_of, cells):
+        lacking |= needed - made
+        made |= own
+    return lacking
+
+
+def flat(lists):
+    return [cell for cells in lists for cell in cells]
+
+
+@pytest.mark.parametrize("day", DAYS)
+def test_the_cells_of_a_day_need_no_cell_that_is_skipped(day):
+    plans = {}
+    for _, _, link, run, *_ in table(day):
+        if link and "cells up to" not in run:
+            plans.setdefault(FOLDER / LINK.search(link).group(1), []).extend(re.findall(r"\*([^*]+)\*", run))
+    for notebook, headings in plans.items():
+        all_cells = sections(notebook)
+        kept = [cells for heading, cells in all_cells.items() if heading in [*all_cells][:1] + headings]
+        assert missing(flat(kept)) <= missing(flat(all_cells.values())), notebook.stem
+
+
+def test_what_may_be_skipped_is_not_needed_by_the_rest():
+    for link, _, skipped, *_ in table("## Another choice"):
+        all_cells = sections(FOLDER / LINK.search(link).group(1))
+        for choice in re.split(r"[,;] (?![^(]*\))", skipped):
+            headings, names = re.findall(r"\*([^*]+)\*", choice), [*all_cells]
+            if "* to *" in choice:
+                headings = names[names.index(headings[0]) : names.index(headings[1]) + 1]
+            kept = all_cells | dict.fromkeys(headings, [])
+            if "last cell" in choice:
+                kept[headings[-1]] = all_cells[headings[-1]][-1:]
+            assert missing(flat(kept.values())) <= missing(flat(all_cells.values())), choice
 
 
 def test_each_term_stands_in_the_text_that_its_entry_links_and_entries_are_sorted():
