@@ -229,7 +229,9 @@ def test_a_digit_is_drawn_with_the_keyboard(opened):
     assert_answer(opened, 1)
 
 
-def test_the_page_says_which_service_is_gone_and_what_still_works(opened, services):
+@pytest.mark.parametrize("width", [360, 1300])
+def test_the_page_says_which_service_is_gone_and_what_still_works(opened, services, width):
+    opened.set_viewport_size({"width": width, "height": 900})
     expect(opened.locator("#service-storage .state")).to_contain_text("ready")
     place = opened.locator("#canvas").bounding_box()
     services["storage"].kill()
