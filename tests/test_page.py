@@ -4,7 +4,7 @@ import base64
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,7 @@ def watched(page: Page, gateway_url: str) -> Iterator[None]:
     for event, listener in listeners.items():
         page.on(event, listener)
     page.goto(gateway_url)
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
     yield
     page.unroute_all(behavior="wait")  # a handler may still be at work
     for event, listener in listeners.items():
@@ -79,9 +80,13 @@ def watched(page: Page, gateway_url: str) -> Iterator[None]:
 
 
 def draw(page: Page | Frame, strokes: list[list[tuple[float, float]]]) -> None:
-    page.locator("#clear").click()
-    page.locator("#canvas").click(trial=True)  # wait until it stands still
-    draw_more(page, strokes)
+    """Draw, and once more if the browser has lost it: Chromium drops input while it has not painted a new page."""
+    for _ in range(3):
+        page.locator("#clear").click()
+        page.locator("#canvas").click(trial=True)  # wait until it stands still
+        draw_more(page, strokes)
+        with suppress(AssertionError):
+            return expect(page.locator("#answer")).not_to_contain_text("Nothing is drawn yet", timeout=PATIENCE_MS / 4)
 
 
 def draw_more(page: Page | Frame, strokes: list[list[tuple[float, float]]]) -> None:
