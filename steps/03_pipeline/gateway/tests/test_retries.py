@@ -42,7 +42,7 @@ def test_an_answer_of_a_replica_is_no_failed_attempt(open_gateway, preprocess):
     gateway = open_gateway(preprocess_url=f"{preprocess.url},{preprocess.url.replace('127.0.0.1', 'localhost')}")
     counted = 'failed_attempts_total{service="preprocess"}'
 
-    def failed() -> str:
+    def failed() -> list[str]:
         return [line for line in gateway.get("/metrics").text.splitlines() if line.startswith(counted)]
 
     before = failed()
