@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Frame, JSHandle, Page, expect
 
-from conftest import PATIENCE_MS, STEPS, another_tab, database_in
+from conftest import PATIENCE_MS, STEPS, another_tab, database_in, wait_until
 from lab.launch import launch_pipeline, stop_all
 
 SAMPLE = STEPS / "03_pipeline" / "sample_drawing.png"
@@ -71,7 +71,9 @@ def watched(page: Page, gateway_url: str) -> Iterator[None]:
     for event, listener in listeners.items():
         page.on(event, listener)
     page.goto(gateway_url)
-    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+    # Not by `wait_for_function`: it evaluates again from within the page, whose policy refuses that.
+    painted = "performance.getEntriesByName('first-contentful-paint').length"
+    wait_until(lambda: page.evaluate(painted), PATIENCE_MS / 1000)
     yield
     page.unroute_all(behavior="wait")  # a handler may still be at work
     for event, listener in listeners.items():
