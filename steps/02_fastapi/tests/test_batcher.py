@@ -1,7 +1,6 @@
 import asyncio
 import random
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -274,12 +273,9 @@ def test_draining_answers_all_that_waits_and_ends_the_thread():
 def test_the_event_loop_goes_on_during_a_prediction():
     async def test(batcher, predictor):
         first = await held(batcher, predictor)
-        turns, until = 0, time.monotonic() + 0.1
-        while time.monotonic() < until:
+        for _ in range(100):
             await asyncio.sleep(0)
-            turns += 1
         assert not first.done()
-        assert turns > 100
         predictor.gate.set()
         await first
 
@@ -296,5 +292,4 @@ def test_each_batch_is_observed():
 
     (rows, waited, took), (more_rows, waited_more, _) = run(test).observed
     assert (rows, more_rows) == (1, 2)
-    assert waited < took  # the first waited for nobody, and was predicted for as long as the gate was shut
-    assert took >= 0.05 and waited_more >= 0.05
+    assert waited > 0 and took >= 0.05 and waited_more >= 0.05  # as long as the gate was shut

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import orjson
@@ -42,6 +42,14 @@ NONSENSE = "has given an answer that makes no sense"
 
 class ReplicaUnavailable(ClientConnectionError):
     """One replica of several answers 503: another one may do better."""
+
+
+def why_not(content: bytes) -> str:
+    """What a service says that cannot help. A proxy in front of it may answer without a sentence of ours."""
+    try:
+        return f"cannot help: {orjson.loads(content)['error']}"
+    except (ValueError, TypeError, KeyError):
+        return NONSENSE
 
 
 class RestClient(clients.Service):
@@ -89,20 +97,17 @@ class RestClient(clients.Service):
                 status, content = await retry(self._send, replicas, method, path, body, content_type)
             if status < 400:
                 return read(content)
-            self._refuse(status, orjson.loads(content)["error"])
+            if status in (400, 413, 415, 422):
+                raise RequestError(status, orjson.loads(content)["error"])
+            raise Unavailable(self.name, why_not(content))
         except ReplicaUnavailable as error:
-            raise Unavailable(self.name, f"cannot help: {error}") from None
+            raise Unavailable(self.name, str(error)) from None
         except LOST as error:  # before TimeoutError, since one of them is a TimeoutError too
             raise Unavailable(self.name, "cannot be reached") from error
         except TimeoutError:
             raise Unavailable(self.name, "has not answered in time") from None
         except (ClientError, ValueError, TypeError, KeyError) as error:
             raise Unavailable(self.name, NONSENSE) from error
-
-    def _refuse(self, status: int, sentence: str) -> NoReturn:
-        if status in (400, 413, 415, 422):
-            raise RequestError(status, sentence)
-        raise Unavailable(self.name, f"cannot help: {sentence}")
 
     def _in_turn(self) -> Iterator[str]:
         """The replicas for one attempt after another: the next one first, those that have just failed last."""
@@ -118,7 +123,7 @@ class RestClient(clients.Service):
             async with self._session.request(method, url + path, data=body, headers=headers) as response:
                 content = await response.read()
                 if response.status == 503 and len(self._replicas) > 1:
-                    raise ReplicaUnavailable(orjson.loads(content)["error"])
+                    raise ReplicaUnavailable(why_not(content))
                 return response.status, content
         except LOST as error:
             self._failed_at[url] = asyncio.get_running_loop().time()

@@ -61,11 +61,11 @@ def test_a_service_that_fails_at_its_start_is_shown_with_its_last_lines(run):
 
 
 def test_a_service_that_does_not_get_ready_is_shown_with_its_reason(run, change):
-    change("supervisor.py", "READY_SECONDS = 60", "READY_SECONDS = 1")
+    change("supervisor.py", "READY_SECONDS = 60", "READY_SECONDS = 5")
     started = run(UNREADY="storage")
     assert started.end() == 1
     assert started.is_gone()
-    assert started.lines[-1] == 'storage is not ready after 1 seconds: {"error": "the moon is in the way"}'
+    assert started.lines[-1] == 'storage is not ready after 5 seconds: {"error": "the moon is in the way"}'
 
 
 def test_each_url_on_this_machine_is_a_process(run, settings):

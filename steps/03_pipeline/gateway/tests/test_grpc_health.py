@@ -51,7 +51,7 @@ async def test_who_is_gone_cannot_be_reached_and_is_found_again_soon(replica):
         assert REGISTRY.get_sample_value("failed_attempts_total", {"service": "inference"}) > failed
         assert (await client.health(1)).reason == "it cannot be reached"
         replica.start()
-        await until_ready(client, 1.7)
+        await until_ready(client, 3)
         assert len(await client.predict([ROW], 5)) == 1
 
 

@@ -115,7 +115,7 @@ def test_a_broker_that_hangs_costs_its_share_of_the_deadline_and_no_prediction(o
     way.back.clear()
     begin = monotonic()
     assert post(gateway) == (False, LATE)
-    assert monotonic() - begin < 0.25 * SECONDS
+    assert monotonic() - begin < 0.5 * SECONDS
     # In the end its pings get no answer either, and the connection is given up.
     wait_until(lambda: post(gateway) == (False, UNREACHABLE))
     way.back.set()

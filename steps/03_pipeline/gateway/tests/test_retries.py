@@ -75,14 +75,22 @@ def test_replicas_take_turns_and_one_that_is_gone_is_passed_over(open_gateway, p
         other.stop()
 
 
-def test_a_replica_that_says_503_is_passed_over(open_gateway, preprocess):
-    other = Fake(**{"/features": lambda body: (503, {"error": "it is not fit"})})
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"error": "it is not fit"}, "preprocess cannot help: it is not fit"),
+        (b"<h1>no server</h1>", "preprocess has given an answer that makes no sense"),  # from a proxy in front of it
+    ],
+    ids=["the service", "a proxy"],
+)
+def test_a_replica_that_says_503_is_passed_over(open_gateway, preprocess, body, sentence):
+    other = Fake(**{"/features": lambda _: (503, body)})
     try:
         gateway = open_gateway(preprocess_url=f"{other.url},{preprocess.url}")
         for _ in range(10):
             assert gateway.post("/inferir", **PICTURE).status_code == 200
         preprocess.answers["/features"] = other.answers["/features"]
-        assert_unavailable(gateway.post("/inferir", **PICTURE), "preprocess cannot help: it is not fit")
+        assert_unavailable(gateway.post("/inferir", **PICTURE), sentence)
     finally:
         other.stop()
 
