@@ -33,7 +33,7 @@ QUICK += [f"tests/test_{name}.py" for name in ("contract", "copies", "notebooks"
 QUICK += [f"tests/test_{name}.py" for name in ("devcontainer", "manifests", "teaching")]
 # Files of the steps that start processes or a broker, train a model, wait for a time limit, or try many pictures.
 SLOW = ["server", "process", "train", "readme", "crash*", "*outages", "*faults", "*nats*", "dead_letters", "retries"]
-SLOW += ["api_key_file", "fuzz", "photo", "grpc_health", "grpc_replicas", "grpc_shutdown"]
+SLOW += ["api_key_file", "fuzz", "photo", "grpc_health", "grpc_replicas"]
 SLOW += ["grpc_slow", "unusable_model", "other_models"]
 # What takes longest begins first, so that no worker ends long after the other. What is not named here comes last.
 # The tests on the cluster come before its notebook, whose cells have no time to build all images for the first time.

@@ -1,17 +1,14 @@
 """What the tests of gRPC share: requests, their answers and errors, and a service that answers over REST and gRPC."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
 
 import app
@@ -20,7 +17,6 @@ import grpc_server
 import open_inference_pb2 as pb
 from open_inference_pb2_grpc import GRPCInferenceServiceStub
 from schemas import N_FEATURES
-from service import Service
 from settings import Settings
 
 STEP = Path(app.__file__).parent
@@ -67,10 +63,6 @@ def id_of(call) -> str:
     return dict(call.trailing_metadata())["x-request-id"]
 
 
-def measured(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0
-
-
 class Served:
     """The service over REST and gRPC: `rest` is a client of the first, `channel`, `stub` and `health` of the second."""
 
@@ -96,25 +88,3 @@ class Served:
 
     def connect(self, **options) -> grpc.Channel:
         return grpc.insecure_channel(f"127.0.0.1:{self.port}", **options)
-
-
-@asynccontextmanager
-async def serving(**settings) -> AsyncIterator[tuple[Service, Callable[[], grpc.aio.Channel]]]:
-    """The service over gRPC alone, in this event loop. Gives it and a function that connects to it."""
-    service = Service(Settings(grpc_port=0, **settings))
-    service.start()
-    try:
-        async with grpc_server.serve(service) as port:
-            yield service, lambda: grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-    finally:
-        await service.stop()
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(main, 30))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)

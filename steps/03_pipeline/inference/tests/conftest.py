@@ -1,15 +1,12 @@
 import os
 import shutil
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 from calls import Served
 from made_up import write_model
 from process import PYTHON, Server
 
-import model
 import train
 from settings import Settings
 from typescript import installed_service
@@ -80,23 +77,3 @@ def served(request, model_dir):
         served.stub = server.stub
         yield served
         server.end()
-
-
-@pytest.fixture
-def slow_model(monkeypatch):
-    """A model that waits for `gate` before it answers. `begun` is set when it predicts, `rows` holds what it got."""
-
-    class SlowModel:
-        gate, begun, rows = threading.Event(), threading.Event(), []
-
-        @classmethod
-        def predict(cls, rows):
-            cls.begun.set()
-            assert cls.gate.wait(10)
-            cls.rows += rows.tolist()
-            return np.eye(10, dtype=np.float32)[rows[:, 0].astype(int) % 10]
-
-    loaded = model.Model(SlowModel.predict, np.arange(10), "slow", "pickle")
-    monkeypatch.setattr(model, "load", lambda folder, format: loaded)
-    yield SlowModel
-    SlowModel.gate.set()

@@ -1,23 +1,18 @@
-"""How gRPC fails: on damaged messages, large messages, without a model, with a full queue, on a bug."""
+"""How gRPC fails: on damaged messages, large messages, without a model. test_grpc_slow.py has more."""
 
 import gzip
 import random
 import re
 import socket
-import time
 
 import grpc
-import numpy as np
 import pytest
-from calls import INFER, NAME, NOT_SERVING, Served, arrays, error_of, id_of, infer_request
+from calls import INFER, NAME, NOT_SERVING, arrays, error_of, id_of, infer_request
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 import contract
-import model
 import open_inference_pb2 as pb
-from schemas import SENTENCES
-from settings import Settings
 
 
 def test_random_bytes_are_answered_or_refused(onnx):
@@ -95,41 +90,3 @@ def test_without_a_model_the_service_runs_and_says_why_it_does_not_predict(start
     ):
         assert (error.code(), error.details()) == (StatusCode.UNAVAILABLE, reason)
         assert id_of(error)
-
-
-def test_a_full_queue_gets_resource_exhausted(slow_model):
-    with Served(Settings(grpc_port=0, max_queue=2)) as full:
-        first = full.stub.ModelInfer.future(infer_request(), timeout=20)
-        assert slow_model.begun.wait(10)
-        others = [
-            full.stub.ModelInfer.future(infer_request(), timeout=20) for _ in range(3)
-        ]  # two wait, one is too many
-        end = time.monotonic() + 10
-        while not (done := [call for call in others if call.done()]):
-            assert time.monotonic() < end
-            time.sleep(0.005)
-        (error,) = done
-        slow_model.gate.set()
-        assert error.code() is StatusCode.RESOURCE_EXHAUSTED
-        assert error.details() == "too many requests are waiting: try again in a second"
-        assert id_of(error)
-        assert [arrays(call.result())["prediction"] for call in [first, *others] if call is not error] == [[0]] * 3
-
-
-def test_a_bug_gets_internal_and_only_the_log_has_the_traceback(slow_model, caplog):
-    slow_model.begun = None  # predict fails
-    with Served(Settings(grpc_port=0)) as broken:
-        error = error_of(broken.stub.ModelInfer, infer_request(), metadata=[("x-request-id", "bug-1")])
-    assert (error.code(), id_of(error)) == (StatusCode.INTERNAL, "bug-1")
-    assert error.details() == "the service has failed on this request; its log says how"
-    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert record.message == f"{INFER} has failed"
-    assert "NoneType" in caplog.text
-
-
-def test_an_answer_that_is_not_finite_gets_internal_and_a_sentence(monkeypatch):
-    broken = model.Model(lambda rows: np.full((len(rows), 10), np.nan, np.float32), np.arange(10), "broken", "pickle")
-    monkeypatch.setattr(model, "load", lambda folder, format: broken)
-    with Served(Settings(grpc_port=0)) as served:
-        error = error_of(served.stub.ModelInfer, infer_request())
-    assert (error.code(), error.details()) == (StatusCode.INTERNAL, SENTENCES[500])

@@ -71,6 +71,10 @@ def test_an_invalid_setting_ends_the_program_in_typescript_with_the_sentence_of_
     assert (done.stderr, done.stdout) == (f"{stopped.value}\n", "")
 
 
+def test_without_grpc_port_nothing_listens(start, model_dir):
+    assert start(model_dir=model_dir).said("gRPC running") == []
+
+
 def test_it_listens_on_an_address_of_ipv6(start, program, model_dir):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()

@@ -9,6 +9,14 @@ from brokers import wait_until
 from samples import result
 
 from database import Database
+from dead_letters import sort
+
+MIXED = body(result("a"), result("b", features=[float("nan")] * 64), 7, result("c"), result("d e"))
+MIXED_REASONS = [
+    "results[0].features[0] must be a finite number",
+    "results[0] must be an object",
+    "results[0].id must match pattern",
+]
 
 
 @pytest.mark.parametrize(
@@ -35,34 +43,30 @@ from database import Database
         (body(result(request_id="a\0")), ["results[0].request_id must match pattern"], []),
         (body(result(features=[])), ["results[0].features must have at least 1 number"], []),
         (body(result(prediction=None)), ["results[0].prediction must be a finite number"], []),
-        (
-            body(result("a"), result("b", features=[float("nan")] * 64), 7, result("c"), result("d e")),
-            [
-                "results[0].features[0] must be a finite number",
-                "results[0] must be an object",
-                "results[0].id must match pattern",
-            ],
-            ["a", "c"],
-        ),
+        (MIXED, MIXED_REASONS, ["a", "c"]),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_wrong_result_is_kept_as_a_dead_letter_once_and_its_neighbours_are_stored(
-    storage, peer, sent, reasons, stored
-):
-    before = count(storage, "dead_letters")
-    peer.send(body(result("first")), sent, body(result("last")))
+def test_a_message_is_sorted_into_results_and_parts_with_a_reason(sent, reasons, stored):
+    results, rejected = sort(sent)
+    assert [each.id for each in results] == stored
+    for part, reason in zip(rejected, reasons, strict=True):
+        assert part.reason.startswith(reason)
+        assert part.body == sent or len(reasons) > 1
+
+
+def test_what_is_wrong_is_kept_as_dead_letters_once_and_its_neighbours_are_stored(storage, peer):
+    before, junk = count(storage, "dead_letters"), b"\x00\xff\xfe" * 1000
+    peer.send(body(result("first")), MIXED, junk, body(result("last")))
     peer.wait_until_empty()
-    assert sorted(listed(storage)) == sorted([*stored, "first", "last"])
-    letters = dead_letters(storage)
-    assert len(letters) == len(reasons) == count(storage, "dead_letters") - before
-    for letter, reason in zip(reversed(letters), reasons, strict=True):
+    assert sorted(listed(storage)) == ["a", "c", "first", "last"]
+    newest, *others = dead_letters(storage)
+    assert (newest["size"], newest["body"]) == (len(junk), junk[:1000].decode(errors="replace"))
+    assert len(others) + 1 == len(MIXED_REASONS) + 1 == count(storage, "dead_letters") - before
+    for letter, reason in zip(reversed(others), MIXED_REASONS, strict=True):
         assert letter["reason"].startswith(reason)
         assert letter["subject"] == "results"
-        if len(reasons) == 1:
-            assert letter["size"] == len(sent)
-            assert letter["body"] == sent[:1000].decode(errors="replace")
-    assert peer.consumer().delivered.consumer_seq == 3  # nothing came again
+    assert peer.consumer().delivered.consumer_seq == 4  # nothing came again
 
 
 def test_a_reason_that_quotes_what_cannot_be_stored_is_stored(url, serve, broker, peer):
