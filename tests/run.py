@@ -45,7 +45,7 @@ LONGEST_FIRST = [
 ]
 LONGEST_FIRST += ["tests/test_project.py", "tests/test_images.py", "notebooks/*.ipynb", "steps/02_fastapi/tests"]
 LONGEST_FIRST += ["steps/03_pipeline/*/tests", "tests/test_browser.py", "tests/test_wires.py", "tests/test_starters.py"]
-LONGEST_FIRST += [f"tests/test_{name}.py" for name in ("pipeline", "page", "openapi", "prepare", "show")]
+LONGEST_FIRST += [f"tests/test_{name}.py" for name in ("page", "openapi", "prepare", "show")]
 # Only a notebook needs nbval: to import it takes two seconds of a core. pyproject.toml has options of it.
 WITHOUT_NBVAL = ["-pno:nbval", "-oaddopts=--strict-markers"]
 TOGETHER = QUICK  # files of one folder that share a process, since each takes a second or two

@@ -11,7 +11,7 @@ import requests
 from playwright.sync_api import expect
 
 from conftest import ROOT, wait_until
-from lab.launch import free_port, launch
+from lab.launch import free_port
 
 OPEN = """async (path) => {
     await jupyterapp.commands.execute("application:close-all");
@@ -121,16 +121,3 @@ def test_run_all_reaches_the_end(lab, page, project):
         return [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
 
     wait_until(finished, 300, pause=0.5)  # it saves the notebook each time
-
-
-def test_the_manual_of_step_02_answers_a_request_without_the_internet(page, trained):
-    with launch("02_fastapi", env={"MODEL_DIR": str(trained("02_fastapi"))}) as service:
-        elsewhere = []
-        page.on("request", lambda request: elsewhere.append(request.url) if service.url not in request.url else None)
-        page.goto(service.url + "/docs")
-        page.locator(".opblock", has_text="/inferir").locator(".opblock-summary-control").click()
-        page.get_by_role("button", name="Try it out").click()
-        page.get_by_role("button", name="Execute").click()
-        answer = json.loads(page.locator(".live-responses-table .highlight-code code").first.inner_text())
-        assert answer["prediction"] == [7]
-        assert [url for url in elsewhere if not url.startswith("data:")] == []

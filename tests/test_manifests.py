@@ -270,13 +270,6 @@ def test_images_settings_and_memory_are_those_of_compose(manifests, compose):
         assert container(workload)["resources"]["limits"] == {"memory": f"{memory}i"}  # and none of CPU
 
 
-@pytest.mark.parametrize("service", [*SERVICES])
-def test_each_setting_is_one_of_the_service(manifests, compose, service):
-    read = code(compose, service, "settings")
-    for setting in environment(workloads(manifests)[service]):
-        assert re.search(rf"\b{setting}\b", read, re.IGNORECASE), setting
-
-
 def test_each_pod_has_few_rights_and_asks_for_what_it_needs(manifests):
     [labels] = [found["metadata"]["labels"] for found in manifests if found["kind"] == "Namespace"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"

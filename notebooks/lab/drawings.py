@@ -5,6 +5,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageDraw
 
+SIZE = 280  # pixels
 # The ways in which people write each digit. A way is one stroke or more, a stroke is the points that the pen passes:
 # "3020" is 30 % across and 20 % down. A point given twice is a corner. A way given twice is twice as frequent.
 WAYS = {
@@ -65,36 +66,24 @@ WAYS = {
 }
 
 
-def draw(
-    digit: int,
-    rng: np.random.Generator,
-    size: int = 280,
-    *,
-    slant: float | None = None,
-    pen: float | None = None,
-    wobble: float = 1.0,
-) -> Image.Image:
-    """Draw a digit, black on white, on a sheet of `size` x `size` pixels: an image of mode "L".
-
-    `slant` is in columns per row; a negative one leans right, as most people write. `pen` is the width of the pen as a
-    share of the digit's height. Both are random unless given. `wobble` is how far the hand strays, 0 = not at all.
-    """
-    slant = rng.normal(-0.1, 0.25) if slant is None else slant
-    pen = rng.uniform(0.05, 0.17) if pen is None else pen
-    height = size * rng.uniform(0.5, 0.75)
+def draw(digit: int, rng: np.random.Generator) -> Image.Image:
+    """Draw a digit, black on white, on a sheet of SIZE x SIZE pixels: an image of mode "L"."""
+    slant = rng.normal(-0.1, 0.25)  # columns per row; a negative one leans right, as most people write
+    pen = rng.uniform(0.05, 0.17)  # its width as a share of the digit's height
+    height = SIZE * rng.uniform(0.5, 0.75)
     width = height * rng.uniform(0.45, 0.85)
-    turn = wobble * rng.normal(0, 0.08)
+    turn = rng.normal(0, 0.08)
     shape = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) @ [[1, slant], [0, 1]]
-    middle = size / 2 + wobble * rng.uniform(-0.08, 0.08, 2) * size
-    bend, phase = wobble * rng.normal(0, 0.03, (2, 2)), rng.uniform(0, 2 * np.pi, (2, 2))
+    middle = SIZE / 2 + rng.uniform(-0.08, 0.08, 2) * SIZE
+    bend, phase = rng.normal(0, 0.03, (2, 2)), rng.uniform(0, 2 * np.pi, (2, 2))
 
-    sheet = Image.new("L", (2 * size, 2 * size), 255)  # twice as large, then shrunk: smooth edges
+    sheet = Image.new("L", (2 * SIZE, 2 * SIZE), 255)  # twice as large, then shrunk: smooth edges
     pencil, radius = ImageDraw.Draw(sheet), pen * height
     ways = WAYS[digit]
     for stroke in ways[rng.integers(len(ways))]:
         points = np.array([(int(point[:2]), int(point[2:])) for point in stroke.split()]) / 99 - 0.5
         corner = np.r_[False, (points[1:] == points[:-1]).all(axis=1)]
-        stray = wobble * rng.normal(0, 0.025, points.shape)
+        stray = rng.normal(0, 0.025, points.shape)
         stray[corner] = stray[np.flatnonzero(corner) - 1]  # both points of a corner stray together
         line = curve(points + stray)
         line = line + (bend * np.sin(4 * line[:, None, ::-1] + phase)).sum(axis=2)  # the whole sheet is bent a little
@@ -102,7 +91,7 @@ def draw(
         pencil.line([tuple(point) for point in line], fill=0, width=round(2 * radius), joint="curve")
         for x, y in line[[0, -1]]:  # a round pen
             pencil.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
-    return sheet.resize((size, size), Image.Resampling.BOX)
+    return sheet.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
 def png(picture: Image.Image) -> bytes:

@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import orjson
 import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
@@ -52,6 +54,7 @@ def describe(monkeypatch):
     [
         (make_pipeline(StandardScaler(), LogisticRegression()), True),
         (RandomForestClassifier(10, random_state=0), True),
+        (GaussianNB(), True),
         (LinearSVC(random_state=0), False),
         (SVC(), False),
     ],
@@ -71,6 +74,7 @@ def test_a_classifier_predicts_its_classes_in_both_formats(describe, tmp_path, e
         assert loaded.has_probabilities == has_probabilities == (probabilities is not None)
         if has_probabilities:
             assert (probabilities.shape, probabilities.dtype) == ((150, 3), np.float32)
+            assert orjson.loads(orjson.dumps(probabilities[:2], option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.9])

@@ -1,5 +1,6 @@
 """The service as a process: how it leaves, how workers share, what it logs."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -167,6 +168,29 @@ def test_a_request_that_offers_another_protocol_is_answered(address, protocol, s
             assert more, received
     assert received.count(b"HTTP/1.1 200 OK") == answers, received
     assert received.count(b'"prediction":[3]') == answers - (answers > 1)
+
+
+def test_a_head_without_an_end_is_refused_and_not_kept(address):
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(GET[:-2] + b"X: ")
+        sent = 0
+        with contextlib.suppress(ConnectionError):  # it has been closed
+            while sent < 100_000_000:
+                connection.sendall(b"x" * 10_000)
+                sent += 10_000
+        assert sent < 10_000_000
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_long_head_with_a_large_body_is_answered(address):
+    connection = http.client.HTTPConnection(address, timeout=20)
+    for _ in range(2):
+        connection.request(
+            "POST", "/inferir", b" " * 500_000 + BODY, {"Content-Type": "application/json", "X": 50_000 * "x"}
+        )
+        assert json.loads(connection.getresponse().read())["prediction"] == [3]
 
 
 def test_head_is_get_without_a_body(address):

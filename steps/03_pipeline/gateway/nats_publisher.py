@@ -88,10 +88,12 @@ class Storage(rest_client.Storage):
         own = KeptClaim(request=key.request)
 
         async def create(connection: Connection) -> tuple[KeptClaim, int]:
-            claims = await self._open_claims(connection)
             while True:
+                claims = await self._open_claims(connection)
                 try:
                     return own, await claims.create(key.key, own.model_dump_json().encode())
+                except NoStreamResponseError:
+                    self._claims = None  # somebody has deleted the bucket: make it again
                 except KeyWrongLastSequenceError:
                     if found := await read_claim(claims, key.key):
                         return found
@@ -113,12 +115,16 @@ class Storage(rest_client.Storage):
         body = orjson.dumps({"request": key.request, "results": results})
 
         async def keep(connection: Connection) -> list[Result]:
-            claims, revision = await self._open_claims(connection), claim.revision
+            revision = claim.revision
             check_size(connection, body)
             while True:
+                claims = await self._open_claims(connection)
                 try:
                     await claims.update(key.key, body, last=revision)
                     return results
+                except NoStreamResponseError:
+                    self._claims = None
+                    continue
                 except KeyWrongLastSequenceError:  # another gateway was faster, or the claim is over a day old
                     found, revision = await read_claim(claims, key.key) or (None, None)
                 if found and found.request != key.request:

@@ -36,7 +36,7 @@ Answer = TypeVar("Answer")
 LOST = ClientConnectionError, ClientPayloadError
 retry = stamina.AsyncRetryingCaller(attempts=3, timeout=None, wait_initial=0.02, wait_jitter=0.02).on(LOST)
 set_on_retry_hooks([])  # do not log each retry
-AVOID_SECONDS = 1  # a replica that has failed is asked after the others
+AVOID_SECONDS, NEVER = 1, float("-inf")  # a replica that has failed, or is late, is asked after the others
 NONSENSE = "has given an answer that makes no sense"
 
 
@@ -53,13 +53,16 @@ def why_not(content: bytes) -> str:
 
 
 class RestClient(clients.Service):
-    """A service at one address, or at several that take turns. One that fails comes last for a second."""
+    """A service at one address, or at several that take turns.
+
+    One that fails comes last for a second. Then one request a second tries it, until it answers.
+    """
 
     def __init__(self, urls: str, connect_seconds: float):
         self.urls = self._replicas = split_urls(urls)
         self.calls = CALLS * len(self._replicas)
         self._connect_seconds = connect_seconds
-        self._turn, self._failed_at = 0, dict.fromkeys(self._replicas, float("-inf"))
+        self._turn, self._failed_at = 0, dict.fromkeys(self._replicas, NEVER)
 
     async def open(self) -> None:
         """Open at most 100 connections to each address. Close idle ones before the services do."""
@@ -91,10 +94,10 @@ class RestClient(clients.Service):
         Raises RequestError with the service's own status and sentence if the request is at fault (4xx). Raises
         Unavailable if the service cannot be reached in three attempts, is late, or says that it cannot help.
         """
-        replicas = self._in_turn()
+        replicas, asked = self._in_turn(), list[str]()
         try:
             async with asyncio.timeout(seconds):
-                status, content = await retry(self._send, replicas, method, path, body, content_type)
+                status, content = await retry(self._send, replicas, asked, method, path, body, content_type)
             if status < 400:
                 return read(content)
             if status in (400, 413, 415, 422):
@@ -105,6 +108,7 @@ class RestClient(clients.Service):
         except LOST as error:  # before TimeoutError, since one of them is a TimeoutError too
             raise Unavailable(self.name, "cannot be reached") from error
         except TimeoutError:
+            self._failed_at.update(dict.fromkeys(asked[-1:], asyncio.get_running_loop().time()))
             raise Unavailable(self.name, "has not answered in time") from None
         except (ClientError, ValueError, TypeError, KeyError) as error:
             raise Unavailable(self.name, NONSENSE) from error
@@ -116,14 +120,18 @@ class RestClient(clients.Service):
         return cycle(sorted(urls, key=lambda url: now - self._failed_at[url] < AVOID_SECONDS))
 
     async def _send(
-        self, replicas: Iterator[str], method: str, path: str, body: bytes, content_type: str
+        self, replicas: Iterator[str], asked: list[str], method: str, path: str, body: bytes, content_type: str
     ) -> tuple[int, bytes]:
         url, headers = next(replicas), {"Content-Type": content_type, "X-Request-ID": request_id.get() or ""}
+        asked.append(url)
+        if self._failed_at[url] != NEVER:  # this request finds out whether the replica is back; others wait with that
+            self._failed_at[url] = asyncio.get_running_loop().time()
         try:
             async with self._session.request(method, url + path, data=body, headers=headers) as response:
                 content = await response.read()
                 if response.status == 503 and len(self._replicas) > 1:
                     raise ReplicaUnavailable(why_not(content))
+                self._failed_at[url] = NEVER
                 return response.status, content
         except LOST as error:
             self._failed_at[url] = asyncio.get_running_loop().time()

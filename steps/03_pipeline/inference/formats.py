@@ -142,7 +142,7 @@ def _as_contract(output: np.ndarray) -> np.ndarray:
     if CLASSES is None:
         output = output.reshape(len(output))  # some regressors answer (n, 1)
     with np.errstate(over="ignore"):  # a number too large becomes infinite, and Model.predict reports it
-        return output.astype(np.float32, copy=False)
+        return np.ascontiguousarray(output, np.float32)  # GaussianNB answers column by column: orjson writes rows
 
 
 def is_finite(output: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ from ink import lift_ink
 SIDE = 256  # pixels; a larger picture is reduced to at most this many rows and columns. The features need 32
 STRIP = 2**20  # pixels that are reduced at a time
 SCANS = 100  # a progressive JPEG has about ten; each goes through the whole picture
-MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # of a JPEG's part; those in between are data
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # of a JPEG's part; those in between are data
 SCAN, END, ALONE = b"\xda", b"\xd9", (b"\xd8", b"\x01")
 PNG, TEXTS = b"\x89PNG\r\n\x1a\n", (b"zTXt", b"iTXt", b"iCCP")
 SHORT_TEXT = 1000  # bytes: compressed, they become at most 1 MB

@@ -191,7 +191,7 @@ class Database:
             self._has_tables, self._writable_until = False, 0.0  # another database may come back
             self.close()  # the next call opens new connections
             raise self._unusable(error) from error
-        if self._problem:
+        if self._problem and pool is self._writer:  # to read is possible also when the disk is full
             self._problem = None
             logging.warning("the database can be used again")
 

@@ -26,7 +26,8 @@ from schemas import MAX_RESULTS, Result, StoreRequest
 from service import Service
 from settings import Settings
 
-FETCH_MESSAGES, FETCH_SECONDS = 64, 1  # at most, in a fetch; it returns with what there is, or waits for the first
+# At most, in a fetch; it returns with what there is, or waits for the first. A message has up to 4 MB.
+FETCH_MESSAGES, FETCH_SECONDS = 16, 1
 RECONNECT_SECONDS, RETRY_SECONDS, CLOSE_SECONDS, STOP_SECONDS = 0.25, 1, 1, 10
 UNREACHABLE = "the broker cannot be reached"
 

@@ -15,7 +15,9 @@ def create_pool(url: str | sa.URL, **options: Any) -> sa.Engine:
     of_sqlite = {"timeout": PATIENCE}
     of_postgresql = {
         "connect_timeout": PATIENCE,
-        "tcp_user_timeout": 1000 * PATIENCE,  # milliseconds, until a server that does not answer counts as gone
+        # A server that is gone without a word is noticed while we send, and while we wait for its answer.
+        "tcp_user_timeout": 1000 * PATIENCE,  # milliseconds
+        **{"keepalives_idle": PATIENCE, "keepalives_interval": 1, "keepalives_count": 3},
         "options": "-c timezone=UTC",
     }
     engine = sa.create_engine(

@@ -127,6 +127,9 @@ class Peer:
     def purge(self, stream: str = "RESULTS") -> None:
         self.call(self._stream.purge_stream, stream)
 
+    def delete(self, stream: str) -> None:
+        self.call(self._stream.delete_stream, stream)
+
     def delete_keys(self, bucket: str) -> None:
         """As an operator does with the tools of NATS: a mark stays behind."""
         values = self.call(self._stream.key_value, bucket)

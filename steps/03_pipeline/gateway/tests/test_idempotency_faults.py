@@ -15,13 +15,6 @@ BROKEN = {
 }
 
 
-def test_what_inference_could_not_answer_can_be_asked_again(keyed, inference):
-    inference.stop()
-    assert send(keyed.client, "again").status_code == 503
-    inference.start()
-    assert send(keyed.client, "again").json()["stored"] == keyed.promise
-
-
 @pytest.mark.parametrize("how", BROKEN)
 def test_without_a_claim_the_prediction_is_answered_and_nothing_is_recorded(gateway, storage, how):
     storage.answers["/claims"] = BROKEN[how]
@@ -60,6 +53,14 @@ def test_the_broker_keeps_claims_for_a_day_on_its_disk(open_gateway, broker, pee
     assert (config.max_age, config.storage, config.max_msgs_per_subject) == (24 * 3600, "file", 1)
 
 
+def test_claims_that_somebody_has_deleted_are_made_again(open_gateway, broker, peer):
+    peer.make_stream()
+    gateway = open_gateway(storage_url=broker.url)
+    assert send(gateway, "order-66").json()["stored"] == "queued"
+    peer.delete("KV_claims")
+    assert send(gateway, "order-67").json()["stored"] == "queued"
+
+
 def test_a_broker_without_a_disk_keeps_no_claims(open_gateway, absent_broker):
     absent_broker.disk = ""
     absent_broker.start()
@@ -68,7 +69,7 @@ def test_a_broker_without_a_disk_keeps_no_claims(open_gateway, absent_broker):
     assert (answer["stored"], answer["storage"]) == (False, "the broker cannot keep it: it has no JetStream")
 
 
-def test_a_key_whose_first_request_died_before_it_was_recorded_can_be_used_again(keyed, inference, storage):
+def test_a_key_whose_first_request_died_before_it_was_recorded_can_be_used_again(keyed, inference):
     """The claim is there, and no result: inference failed, or the gateway died."""
     inference.stop()
     assert send(keyed.client, "again").status_code == 503

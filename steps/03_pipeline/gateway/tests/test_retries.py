@@ -10,6 +10,7 @@ from time import monotonic
 import pytest
 from fakes import Fake, extract
 
+from conftest import DEADLINE
 from test_faults import assert_unavailable
 
 PICTURE = {"content": b"a picture", "headers": {"Content-Type": "image/png"}}
@@ -71,6 +72,20 @@ def test_replicas_take_turns_and_one_that_is_gone_is_passed_over(open_gateway, p
         assert {reply.status_code for reply in replies} == {200}
         health = gateway.get("/services").json()["preprocess"]
         assert health["ready"] is True and health["reason"] == f"{other.url}: it cannot be reached"
+    finally:
+        other.stop()
+
+
+def test_a_replica_that_hangs_costs_one_request_a_second(open_gateway, preprocess, hold):
+    other = Fake(**{"/features": hold})
+    try:
+        gateway = open_gateway(preprocess_url=f"{other.url},{preprocess.url}", deadline_seconds=DEADLINE)
+        assert {gateway.post("/inferir", **PICTURE).status_code for _ in range(2)} == {200, 503}
+        begin = monotonic()
+        with ThreadPoolExecutor(4) as clients:
+            replies = list(clients.map(lambda _: gateway.post("/inferir", **PICTURE), range(400)))
+        late = [reply for reply in replies if reply.status_code == 503]
+        assert len(late) <= monotonic() - begin + 1
     finally:
         other.stop()
 

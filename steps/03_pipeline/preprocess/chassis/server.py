@@ -17,6 +17,8 @@ from uvicorn.supervisors import multiprocess
 
 from chassis.telemetry import LOGGING
 
+MAX_HEAD_BYTES = 65_536  # the parser has no limit of its own
+
 
 class ServerSettings(Protocol):
     """What a service's settings must have."""
@@ -37,19 +39,33 @@ class Config(uvicorn.Config):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP that ignores the offer of another protocol, such as `Upgrade: h2c` from curl --http2 and Java's HttpClient.
+    """HTTP that limits the head of a request, and ignores the offer of another protocol.
 
-    The parser stops at an offer, and uvicorn would read the body as the next request
-    (https://github.com/encode/uvicorn/discussions/2722). So the head is parsed again, without the offer.
+    Such an offer is `Upgrade: h2c` from curl --http2 and Java's HttpClient. The parser stops at it, and uvicorn would
+    read the body as the next request (https://github.com/encode/uvicorn/discussions/2722). So the head is parsed again,
+    without the offer.
     """
 
     _read = _rest = b""
+    _head: int | None = 0  # bytes of a head that is not complete; None while a body follows
 
     def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            self._head += len(data)
         self._rest = data
         while self._rest:
             self._read, self._rest = self._rest, b""
             super().data_received(self._read)
+        if self._head is not None and self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"The head of the request has more than {MAX_HEAD_BYTES:,} bytes.")
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._head = 0
+        super().on_message_complete()
 
     def _should_upgrade(self) -> bool:
         # True: uvicorn does not answer yet, and calls handle_websocket_upgrade. CONNECT is no offer and stays as it is.

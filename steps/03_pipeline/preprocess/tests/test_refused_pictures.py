@@ -1,6 +1,7 @@
 """Files that are broken, too large or not pictures at all are refused with a sentence."""
 
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -51,6 +52,14 @@ def test_a_bomb_beside_the_pixels_of_a_png_is_ignored(kind):
     text, end_of_header = chunk(kind, head + zlib.compress(bytes(50_000_000))), 33
     with_text = PNG[:end_of_header] + text + PNG[end_of_header:]
     assert np.array_equal(read_ink(with_text, MAX_PIXELS), read_ink(PNG, MAX_PIXELS))
+
+
+def test_a_jpeg_full_of_fill_bytes_costs_no_time():
+    start_of_scan = JPEG.index(b"\xff\xda")
+    begin = time.perf_counter()
+    with pytest.raises(Broken):
+        read_ink(JPEG[:start_of_scan] + b"\xff" * 20_000 + b"\0", MAX_PIXELS)
+    assert time.perf_counter() - begin < 2  # ten, if each of them were a place to begin
 
 
 def test_a_bug_of_ours_is_not_blamed_on_the_picture(monkeypatch):

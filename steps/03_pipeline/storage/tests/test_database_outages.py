@@ -70,6 +70,14 @@ def test_a_commit_of_sqlite_waits_for_the_disk_and_readers_do_not_wait_for_it(sq
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
+def test_a_connection_to_postgresql_notices_a_machine_that_is_gone_also_while_it_waits(postgresql):
+    """Nothing here takes the power off a machine, so this is what PostgreSQL's library was told."""
+    with closing(Database(postgresql)) as database, database._writer.connect() as connection:
+        told = connection.connection.dbapi_connection.info.get_parameters()
+    seconds = [told[f"keepalives_{name}"] for name in ("idle", "interval", "count")]
+    assert (told["tcp_user_timeout"], seconds) == ("2000", ["2", "1", "3"])
+
+
 def test_readers_that_take_all_connections_are_refused_and_do_not_hinder_the_writer(url, monkeypatch, caplog):
     monkeypatch.setattr(pools, "PATIENCE", 1)
     with closing(Database(url)) as database:
@@ -125,6 +133,7 @@ def test_a_full_disk_and_a_read_only_one_are_refused_and_lose_nothing(sqlite_url
                 database.insert([row(f"more-{len(stored)}")])
                 stored.append(f"more-{len(stored)}")
         assert sorted(pages(database, 100)) == sorted(stored)
+        assert caplog.messages == [f"the database cannot be used: {problem}"]  # to read it proves nothing
         sa.event.remove(database._writer, "checkout", restrict)
         database.close()
         database.insert([row("back")])
