@@ -135,7 +135,7 @@ def docker(*arguments: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build():
     """Function from a folder to the name of its image. Where Docker has built it before, it takes a second."""
     if reason := missing():
         skip(reason)

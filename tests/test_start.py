@@ -18,6 +18,7 @@ import pytest
 import start
 
 WITH_UV = str(start.BIN)  # a PATH entry that holds uv; without it, start.py has to fetch uv
+LOCKED = r"^(?:uv|pytest|iniconfig|packaging|pluggy|pygments|colorama)==(?:.*\\\n)*.*\n"
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="uses POSIX signals and links")
 
 
@@ -27,8 +28,7 @@ def project(tmp_path) -> Path:
     folder = tmp_path / "a project"
     folder.mkdir()
     shutil.copy(start.ROOT / "start.py", folder)
-    wanted = r"^(?:uv|pytest|iniconfig|packaging|pluggy|pygments|colorama)==(?:.*\\\n)*.*\n"
-    blocks = re.findall(wanted, start.LOCK.read_text(), re.MULTILINE)
+    blocks = re.findall(LOCKED, start.LOCK.read_text(), re.MULTILINE)
     assert len(blocks) >= 6
     (folder / "requirements.lock").write_text("".join(blocks))
     return folder

@@ -12,20 +12,15 @@ from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 from contract import DIGITS, break_model, row_of
 from lab.launch import free_port, launch
 
-STEPS = ["02_fastapi"]
+STEP = "02_fastapi"
 FORMATS = {"pickle": "sklearn_joblib", "onnx": "onnx_onnxv1"}
 URL = "/v2/models/digits/infer"
 
 
-@pytest.fixture(scope="module", params=STEPS)
-def step(request) -> str:
-    return request.param
-
-
 @pytest.fixture(scope="module", params=FORMATS)
-def service(request, step, trained):
-    env = {"MODEL_DIR": str(trained(step)), "MODEL_FORMAT": request.param}
-    with launch(step, env=env) as service:
+def service(request, trained):
+    env = {"MODEL_DIR": str(trained(STEP)), "MODEL_FORMAT": request.param}
+    with launch(STEP, env=env) as service:
         service.platform = FORMATS[request.param]
         yield service
 
@@ -155,9 +150,9 @@ def test_another_model_gets_404(service, path):
     assert (reply.status_code, list(reply.json())) == (404, ["error"])
 
 
-def test_a_model_unfit_to_serve_is_not_ready_for_this_protocol_either(step, trained, tmp_path):
+def test_a_model_unfit_to_serve_is_not_ready_for_this_protocol_either(tmp_path):
     break_model(tmp_path, "missing")
-    with launch(step, env={"MODEL_DIR": str(tmp_path)}, wait_for="/livez") as service:
+    with launch(STEP, env={"MODEL_DIR": str(tmp_path)}, wait_for="/livez") as service:
         with triton.InferenceServerClient(service.url.removeprefix("http://")) as client:
             assert client.is_server_live()
             assert not client.is_server_ready()

@@ -81,7 +81,7 @@ def check(halve):
     for bad in ((0,), (37,), (63,), (5, 6), range(64)):
         answers, calls = run(halve, 64, bad)
         if len(answers) != 64:
-            return f"64 rows of which {len(bad)} bad got {len(answers)} answers: clients would get those of others."
+            return f"64 rows, {len(bad)} of them bad, got {len(answers)} answers: clients would get those of others."
         for row, answer in enumerate(answers):
             failed = isinstance(answer, Exception)
             if row in bad and not failed:

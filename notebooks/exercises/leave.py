@@ -17,7 +17,7 @@ hints = [
 
 
 async def stub(submit, row):
-    """Leave the toy batcher so that it answers nobody any more."""
+    """Use the toy batcher once, so that it answers nobody afterwards."""
     await submit(row)
 
 

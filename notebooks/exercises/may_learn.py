@@ -5,7 +5,7 @@ import pandas as pd
 notebook = "05_make_it_yours"
 minutes = 5
 hints = [
-    "These people meet one model, and it exists before the first of them comes. When does the first of them come?",
+    "One model serves all these people. It is trained before the first of them comes. When is that?",
     'The times of these people are `ratings.loc[ratings["person"].isin(people), "time"]`. One of these moments is the '
     "limit, for everybody's ratings, and the rating of that very moment is no longer before it.",
 ]

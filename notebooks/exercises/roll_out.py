@@ -160,7 +160,7 @@ def check(roll_out):
         if service.fewest < REPLICAS:
             return f"there was a moment with {service.fewest} healthy of {REPLICAS} containers{case}."
         if service.most > REPLICAS + 1:
-            return f"{service.most} containers ran at once. One more than before has to do."
+            return f"{service.most} containers ran at once. At most one more than before is allowed."
         broken = [name for name in service.containers() if service.health(name) != "healthy"]
         if broken:
             return f"{broken[0]} is {service.health(broken[0])}, and it is still there when your program ends."

@@ -8,8 +8,8 @@ minutes = 30
 hints = [
     "Keep three things between calls: the addresses, when you have asked for them, and whose turn it is. A function "
     "within a function can, by `nonlocal`; a class can, too.",
-    "DNS may go on naming a replica that is gone. So leave out for a while who has refused a call, whatever DNS says. "
-    "That is a fourth thing to keep: who has refused, and when.",
+    "DNS may go on naming a replica that is gone. So for a while, skip a replica that has refused a call, whatever DNS "
+    "says. That is a fourth thing to keep: who has refused, and when.",
     "A request that is refused can be sent to the next replica at once. It has failed only when all have refused it.",
 ]
 

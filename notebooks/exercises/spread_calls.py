@@ -13,7 +13,7 @@ CALLS, AT_MOST = 600, 30
 
 
 def stub(connect, calls):
-    """Make so many calls. `connect()` returns a connection, and its method `call()` makes a call."""
+    """Make `calls` calls. `connect()` returns a connection, and its method `call()` makes a call."""
     connection = connect()
     for _ in range(calls):
         connection.call()
@@ -82,7 +82,7 @@ def check(spread_calls):
     if sum(balancer.calls) != CALLS:
         return f"there were {sum(balancer.calls)} calls instead of {CALLS}."
     if balancer.connections > AT_MOST:
-        return f"{balancer.connections} connections are too many: {AT_MOST} have to do."
+        return f"{balancer.connections} connections are too many: at most {AT_MOST} are allowed."
     *first, fourth = balancer.calls
     if min(first) < CALLS / 10:
         return f"the first three replicas got {first} calls: each should get at least {CALLS // 10}."

@@ -4,6 +4,6 @@ The sign ≈ marks the number as measured. Tests of a notebook compare the rest 
 """
 
 
-def holds(bound: bool, otherwise: str = "something else keeps this machine busy, so run the cell again") -> str:
+def holds(bound: bool, otherwise: str = "something else may keep this machine busy: run the cell again") -> str:
     """Say whether a bound holds, and if not, what that means."""
     return "yes" if bound else f"no: {otherwise}"

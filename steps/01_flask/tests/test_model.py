@@ -124,7 +124,7 @@ def test_another_scikit_learn_in_the_manifest_is_enough(copy, tmp_path):
     assert not mark.exists()
 
 
-def test_a_message_never_names_a_folder(copy, tmp_path):
+def test_a_message_never_names_a_folder(copy):
     swap_pickle(copy, b"csklearn.base\nNoSuchClass\n.")  # what a pickle of a newer scikit-learn may ask for
     with pytest.raises(model.ModelError, match=r"does not work here \(AttributeError\)") as caught:
         model.load(copy)

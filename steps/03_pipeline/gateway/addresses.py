@@ -48,7 +48,7 @@ def check_urls(urls: str, schemes: tuple[str, ...]) -> str:
     except ValidationError:
         found = []
     if not found or any(url.scheme not in schemes or not url.host for url in found):
-        raise ValueError(f"needed is {' or '.join(f'{scheme}://HOST:PORT' for scheme in schemes)}")
+        raise ValueError(f"write {' or '.join(f'{scheme}://HOST:PORT' for scheme in schemes)}")
     if any((url.username or url.password) and url.scheme != "nats" for url in found):
         raise ValueError("no user and no password: GET /services shows the URL")
     if len({transport_of(url.scheme) for url in found}) > 1:
@@ -84,7 +84,7 @@ def read_nats_servers(urls: str) -> NatsServers:
     """Return the brokers and the login. ValueError if a URL has a path, or if the URLs have different logins."""
     parts = [urlsplit(url) for url in split_urls(urls)]
     if any(part.path or part.query or part.fragment for part in parts):
-        raise ValueError("needed is nats://HOST:PORT or nats://USER:PASSWORD@HOST:PORT; write %23 for a # in them")
+        raise ValueError("write nats://HOST:PORT or nats://USER:PASSWORD@HOST:PORT; write %23 for a # in them")
     (user, password), *others = {(part.username, part.password) for part in parts}
     if others:
         raise ValueError("all URLs of a cluster must have the same user and password")

@@ -53,7 +53,9 @@ class Queue(Collector):
         if self.state:
             waiting = "Messages that wait in the broker for storage"
             yield GaugeMetricFamily("queue_messages", waiting, self.state.messages)
-            yield GaugeMetricFamily("queue_bytes", "Bytes that they take of its disk", self.state.bytes)
+            yield GaugeMetricFamily(
+                "queue_bytes", "Bytes that waiting messages take on the broker's disk", self.state.bytes
+            )
 
 
 class Storage(rest_client.Storage):

@@ -74,13 +74,15 @@ def check_size(image: ImageFile.ImageFile, content: bytes, max_pixels: int) -> N
     """Raise TooLarge if decoding would take too long, judged by the file's header."""
     width, height = image.size
     if width * height > max_pixels:
-        raise TooLarge(f"the picture has {width:,} x {height:,} pixels and may have {max_pixels:,}: send a smaller one")
+        raise TooLarge(
+            f"the picture has {width:,} x {height:,} pixels, and at most {max_pixels:,} are allowed: send a smaller one"
+        )
     if image.format != "PNG" and has_many_scans(content):
         raise TooLarge(f"the JPEG has more than {SCANS} scans: save it as a baseline JPEG")
 
 
 def has_many_scans(jpeg: bytes) -> bool:
-    """Return whether there are more than SCANS before the picture's end. Phones put a film behind it."""
+    """Return whether there are more than SCANS before the picture's end. Some phones append a video to the file."""
     scans, place = 0, 0
     while scans <= SCANS and (marker := MARKER.search(jpeg, place)):
         place = marker.end()
@@ -95,7 +97,7 @@ def has_many_scans(jpeg: bytes) -> bool:
 def without_text(content: bytes) -> bytes:
     """Return a PNG without compressed texts and colour profile, since Pillow refuses large ones.
 
-    Short ones stay: the camera's notes may be one.
+    Short ones stay: the camera's EXIF data may be one.
     """
     if not content.startswith(PNG) or not any(kind in content for kind in TEXTS):
         return content
@@ -151,8 +153,8 @@ def with_background(levels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the orientation in the camera's notes, 1 (as it is) if there is none."""
+    """Return the orientation in the EXIF data, 1 (as it is) if there is none."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # the notes can be broken in as many ways as the picture, but we can do without them
+    except Exception:  # EXIF data can be broken in as many ways as the picture, but we can do without them
         return 1

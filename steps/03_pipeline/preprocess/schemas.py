@@ -40,7 +40,7 @@ class FeaturesResponse(BaseModel):
 
 SENTENCES: dict[int | str, str] = {  # what the service says, or an example of it
     400: "the body is not a PNG or JPEG that can be read: is the file whole?",
-    413: "the picture has 9,000 x 6,000 pixels and may have 16,000,000: send a smaller one",
+    413: "the picture has 9,000 x 6,000 pixels, and at most 16,000,000 are allowed: send a smaller one",
     415: "send a PNG or JPEG, with the header Content-Type: image/png or image/jpeg",
     422: "the picture is blank: nothing on it stands out from the paper",
     503: "too many pictures are waiting: try again in a second",

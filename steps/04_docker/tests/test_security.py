@@ -67,7 +67,7 @@ def password(inside):
 
 
 @pytest.mark.parametrize("service", RUNNING)
-def test_no_process_is_root_or_can_become_it(inside, containers, service):
+def test_no_process_is_root_or_can_become_it(inside, service):
     told = inside(service, "cat /proc/[0-9]*/status 2>/dev/null || true")  # a process may have ended
     status = [line.split() for line in told.splitlines()]
     assert [words[1] for words in status if words[0] == "Name:"].count("docker-init") == 1

@@ -48,7 +48,7 @@ function showGrid(reply) {
 
   const version = reply?.preprocess;
   byId("grid-note").textContent = !reply
-    ? "What the model sees of a picture: 8x8 numbers, 0 for no ink to 16."
+    ? "What the model sees of a picture: 8x8 numbers, from 0 (no ink) to 16."
     : version
       ? `What preprocess ${version} made of the picture. The model sees nothing else.`
       : "The row that was sent, as it is: preprocess was not asked.";

@@ -73,7 +73,7 @@ function consequence(down, health) {
   const [gateway, preprocess, inference, storage] = ["gateway", ...SERVICES].map((name) => down.includes(name));
   if (gateway) return "Nothing works until it is back. This page keeps asking.";
   if (inference && storage) return "Nothing can be recognized, and there is no history.";
-  if (inference) return "Nothing can be recognized; the history still reads.";
+  if (inference) return "Nothing can be recognized; the history can still be read.";
   const effects = [];
   if (preprocess) effects.push("Pictures cannot be read; rows of features still work: send a sample row.");
   if (storage) effects.push(`Digits are recognized but ${health.storage.queued ? "wait in the queue" : "not kept"}.`);

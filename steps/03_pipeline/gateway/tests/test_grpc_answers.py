@@ -99,7 +99,7 @@ async def test_a_server_of_something_else_makes_no_sense(handlers):
         server.stop(None).wait(5)
 
 
-def test_a_gateway_over_grpc_answers_as_one_over_rest(open_gateway, replica, storage):
+def test_a_gateway_over_grpc_answers_as_one_over_rest(open_gateway, replica):
     gateway = open_gateway(inference_url=replica.url, deadline_seconds=5)
     reply = gateway.post("/inferir", json={"features": ROW}, headers={"X-Request-ID": "mine"})
     answer = reply.json()

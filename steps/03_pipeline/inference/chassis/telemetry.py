@@ -109,15 +109,17 @@ class LogLines:
     to cost five times as much as a line here, which is more than a tenth of all requests a second.
     """
 
-    def __init__(self, at_once: int = 4096, delay: float = 0.1):  # bytes, seconds
+    AT_ONCE, DELAY = 4096, 0.1  # bytes in a write; seconds that a line waits
+
+    def __init__(self) -> None:
         self._lines: list[str] = []
-        self._size, self._at_once, self._delay = 0, at_once, delay
+        self._size = 0
 
     def write(self, line: dict[str, Any]) -> None:
         if not self._lines:  # so that a service with few requests writes its lines soon, too
-            asyncio.get_running_loop().call_later(self._delay, self.flush)
+            asyncio.get_running_loop().call_later(self.DELAY, self.flush)
         text = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-        if self._size + len(text) > self._at_once:
+        if self._size + len(text) > self.AT_ONCE:
             self.flush()
         self._lines.append(text.decode())
         self._size += len(text)

@@ -43,7 +43,7 @@ def test_a_setting_chooses_the_version(version):
         (
             png_that_claims(9_000, 6_000),
             413,
-            "the picture has 9,000 x 6,000 pixels and may have 16,000,000: send a smaller one",
+            "the picture has 9,000 x 6,000 pixels, and at most 16,000,000 are allowed: send a smaller one",
         ),
         (encode(Image.new("L", (28, 28))), 422, "the picture is blank: nothing on it stands out from the paper"),
     ],

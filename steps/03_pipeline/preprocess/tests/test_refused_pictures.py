@@ -85,7 +85,9 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
     ],
 )
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(make, width, height):
-    expected = f"^the picture has {width:,} x {height:,} pixels and may have 16,000,000: send a smaller one$"
+    expected = (
+        f"^the picture has {width:,} x {height:,} pixels, and at most 16,000,000 are allowed: send a smaller one$"
+    )
     with pytest.raises(TooLarge, match=expected):
         read_ink(make(width, height), MAX_PIXELS)
 

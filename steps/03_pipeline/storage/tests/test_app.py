@@ -104,7 +104,7 @@ def test_a_database_that_another_program_locks_gets_503_and_recovers(sqlite_url,
         assert listed(client) == ["b", "a"]
 
 
-def test_a_bug_gets_500_without_a_traceback_and_the_next_request_is_served(sqlite_url, monkeypatch, caplog):
+def test_a_bug_gets_500_without_a_traceback_and_the_next_request_is_served(sqlite_url, monkeypatch):
     with TestClient(app.create_app(Settings(database_url=sqlite_url)), raise_server_exceptions=False) as client:
         with monkeypatch.context() as patch:
             patch.setattr(Database, "newest", None)
