@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis.errors import CLIENT_GONE, NOT_UTF8, RequestError
 
-PATIENCE = 0.05  # seconds, once or twice, until we begin to listen whether the client is still there
+PATIENCE = 0.1  # seconds, until we begin to listen whether the client is still there
 
 BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe")
 
@@ -57,31 +57,6 @@ def check_headers(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return is_json
 
 
-class Watch:
-    """The requests in work on an event loop. A timer for each was measured to take 4 % of a small request's time."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop):
-        self.loop, self._requests, self._is_on = loop, set["stop_if_gone"](), False
-
-    def add(self, request: "stop_if_gone") -> None:
-        self._requests.add(request)
-        if not self._is_on:
-            self._look()
-
-    def remove(self, request: "stop_if_gone") -> None:
-        self._requests.discard(request)
-
-    def _look(self) -> None:
-        for request in self._requests:
-            request.look()
-        self._is_on = bool(self._requests)
-        if self._is_on:
-            self.loop.call_later(PATIENCE, self._look)
-
-
-watch: Watch | None = None  # of the loop that ran last: a process has one, tests have several
-
-
 class stop_if_gone:
     """Cancel what a `with` block awaits when the client goes away, and raise RequestError (499).
 
@@ -91,21 +66,15 @@ class stop_if_gone:
     def __init__(self, request: Request):
         self._request = request
         self._listener: asyncio.Task[None] | None = None
-        self._looks, self._is_gone = 0, False
+        self._is_gone = False
 
     def __enter__(self) -> None:
-        global watch
         task = asyncio.current_task()
         assert task is not None
-        if watch is None or watch.loop is not task.get_loop():
-            watch = Watch(task.get_loop())
-        self._task, self._watch = task, watch
-        watch.add(self)
+        self._task, self._timer = task, task.get_loop().call_later(PATIENCE, self._begin)
 
-    def look(self) -> None:
-        self._looks += 1
-        if self._looks == 2:
-            self._listener = asyncio.create_task(self._listen())
+    def _begin(self) -> None:
+        self._listener = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
@@ -113,7 +82,7 @@ class stop_if_gone:
         self._is_gone = self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._watch.remove(self)
+        self._timer.cancel()
         if self._listener:
             self._listener.cancel()
         # uncancel() counts: the task may have been cancelled for another reason, too.
