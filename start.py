@@ -78,7 +78,7 @@ def run(*command: "str | Path") -> None:
             return
     except OSError as error:
         print(error, file=sys.stderr)
-    stop(f"The set-up is not complete: `{Path(command[0]).stem}` failed, and says why above. Mend that.")
+    stop(f"The set-up is not complete: `{Path(command[0]).stem}` failed, and says why above. Correct that.")
 
 
 def set_up(wheels: "Path | None" = None) -> None:
