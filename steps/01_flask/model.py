@@ -41,13 +41,16 @@ def save(estimator: Estimator, folder: Path, *, accuracy: float, golden_rows: np
     """Write model.pkl and manifest.json into `folder`, replacing what was there.
 
     `accuracy` is what `estimator.score` gives on held-out rows: for a regressor, that is R². `golden_rows`, of shape
-    (n, features), go into the manifest together with the answers that the estimator gives them now.
+    (n, features), go into the manifest as float32 with the answers that the estimator gives them now.
 
     Returns the names of the files. Raises ModelError if the estimator is not what contract.py says, or if another
     program could not unpickle it.
     """
+    golden_rows = np.asarray(golden_rows, np.float32)
     classes = np.asarray(estimator.classes_).tolist() if hasattr(estimator, "classes_") else None
-    _check_contract(getattr(estimator, "n_features_in_", len(FEATURE_NAMES)), classes)
+    trained_on = getattr(estimator, "feature_names_in_", None)  # the names of columns, if its rows had any
+    names = None if trained_on is None or isinstance(contract.FEATURES, int) else trained_on.tolist()
+    _check_contract(getattr(estimator, "n_features_in_", len(FEATURE_NAMES)), classes, names)
     pickled = io.BytesIO()
     joblib.dump(estimator, pickled)
     if b"__main__" in pickled.getvalue():

@@ -115,8 +115,9 @@ def open_pickle(content: bytes, has_probabilities: bool, saved_by: str) -> Compu
         raise ModelError(OTHER_VERSION.format(saved_by, sklearn.__version__)) from warning
 
     threadpool_limits(1, user_api="blas")
-    many = [name for name in estimator.get_params() if name.endswith("n_jobs")]  # in the steps of a Pipeline, too
-    estimator.set_params(**dict.fromkeys(many, 1))
+    if hasattr(estimator, "get_params"):  # a model of one's own may have none
+        many = [name for name in estimator.get_params() if name.endswith("n_jobs")]  # in the steps of a Pipeline, too
+        estimator.set_params(**dict.fromkeys(many, 1))
     return use_estimator(estimator, has_probabilities)
 
 

@@ -1,6 +1,7 @@
 """Kinds of model: what can be saved, in which formats, and how it answers."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import orjson
@@ -8,11 +9,13 @@ import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
 from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 import contract
@@ -84,11 +87,78 @@ def test_a_threshold_of_ones_own_decides_although_the_golden_rows_do_not_show_it
     describe(30, [0, 1])
     inner = make_pipeline(StandardScaler(), LogisticRegression())
     estimator = FixedThresholdClassifier(inner, threshold=threshold).fit(rows, labels)
-    golden = rows[np.abs(inner.fit(rows, labels).predict_proba(rows)[:, 1] - 0.5) > 0.45][::50]  # no doubtful ones
-    model.save(estimator, tmp_path, accuracy=0.9, golden_rows=golden)
-    predictions, probabilities = model.load(tmp_path).answer(rows)
-    assert predictions.tolist() == estimator.predict(rows).tolist() != inner.predict(rows).tolist()
-    assert probabilities is None
+    likely = inner.fit(rows, labels).predict_proba(rows)[:, 1]
+    for golden in (rows[np.abs(likely - 0.5) > 0.45][::50], rows[likely < 0.05][:10]):  # no doubtful ones; of one class
+        model.save(estimator, tmp_path, accuracy=0.9, golden_rows=golden)
+        predictions, probabilities = model.load(tmp_path).answer(rows)
+        assert predictions.tolist() == estimator.predict(rows).tolist() != inner.predict(rows).tolist()
+        assert probabilities is None
+
+
+def test_classes_that_are_equally_probable_are_chosen_as_the_model_chooses(describe, tmp_path):
+    describe(4, [0, 1, 2])
+    saturated = SGDClassifier(loss="log_loss", random_state=0).fit(FLOWERS, NUMBERS)
+    assert (saturated.predict_proba(FLOWERS).argmax(axis=1) != saturated.predict(FLOWERS)).any()
+    model.save(saturated, tmp_path, accuracy=0.9, golden_rows=FLOWERS[::15])
+    assert model.load(tmp_path).answer(FLOWERS)[0].tolist() == saturated.predict(FLOWERS).tolist()
+
+
+def test_a_model_of_categories_is_asked_for_no_category_that_it_does_not_know(describe, tmp_path):
+    describe(4, [0, 1, 2])
+    rows = np.floor(FLOWERS)
+    pipeline = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(rows, NUMBERS)
+    assert "model.onnx" in model.save(pipeline, tmp_path, accuracy=0.9, golden_rows=rows[::15])
+    assert model.load(tmp_path).answer(rows)[1] is not None
+
+
+def test_an_onnx_that_differs_between_the_golden_rows_is_not_saved(describe, tmp_path):
+    describe(4, [0, 1, 2])
+    neighbours = KNeighborsClassifier(weights="distance").fit(FLOWERS, NUMBERS)
+    saved = model.save(neighbours, tmp_path, accuracy=0.9, golden_rows=FLOWERS[::15])
+    assert "no model.onnx: ValueError: it answers differently as ONNX" in saved
+
+
+def test_golden_rows_may_have_twice_the_precision_and_names(describe, tmp_path):
+    describe(4, [0, 1, 2])
+    classifier = LogisticRegression(max_iter=500).fit(IRIS.data, NUMBERS)
+    for golden in (IRIS.data[::15], load_iris(as_frame=True).data[::15]):
+        assert "model.onnx" in model.save(classifier, tmp_path, accuracy=0.9, golden_rows=golden)
+
+
+def test_columns_in_another_order_than_in_contract_py_are_refused(describe, tmp_path, monkeypatch):
+    describe(4, [0, 1, 2])
+    table = load_iris(as_frame=True).data
+    names = [*table.columns]
+    monkeypatch.setattr(contract, "FEATURES", names)
+    monkeypatch.setattr(model, "FEATURE_NAMES", names)
+    for order, sentence in (
+        (names, None),
+        (names[::-1], "with .petal width .cm.. as feature 0, contract.py says 'sepal"),
+    ):
+        classifier = LogisticRegression(max_iter=500).fit(table[order], NUMBERS)
+        with pytest.raises(model.ModelError, match=sentence) if sentence else nullcontext():
+            model.save(classifier, tmp_path, accuracy=0.9, golden_rows=FLOWERS[::15])
+
+
+class Widest:
+    """A model of one's own: it can predict, and nothing else."""
+
+    def predict(self, rows):
+        return rows[:, 3].astype(int)
+
+
+def test_a_model_of_ones_own_needs_predict_alone(describe, tmp_path):
+    describe(4, [0, 1, 2])
+    Widest.classes_ = [0, 1, 2]
+    model.save(Widest(), tmp_path, accuracy=0.9, golden_rows=FLOWERS[::15])
+    assert model.load(tmp_path).answer(FLOWERS)[0].tolist() == FLOWERS[:, 3].astype(int).tolist()
+
+
+def test_a_model_that_gives_a_row_several_classes_is_refused(describe, tmp_path):
+    describe(4, [0, 1, 2])
+    several = MLPClassifier((4,), max_iter=5, random_state=0).fit(FLOWERS, np.eye(3, dtype=int)[NUMBERS])
+    with pytest.raises(model.ModelError, match="the model's answer to a row is not one class or one number"):
+        model.save(several, tmp_path, accuracy=0.9, golden_rows=FLOWERS[::15])
 
 
 @pytest.mark.parametrize("estimator", [LinearRegression(), RandomForestRegressor(5)], ids=lambda value: str(value)[:8])
