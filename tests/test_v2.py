@@ -133,6 +133,7 @@ def one_input(**changes) -> dict:
         (one_input(data=[None] * 64), 400, "inputs[0].data[0]: "),
         (one_input() | {"outputs": [{"name": "digit"}]}, 400, "outputs[0].name: "),
         (one_input() | {"id": 7}, 400, "id: "),
+        (one_input() | {"id": "\ud800"}, 400, "id: "),  # half a character
         (one_input(shape=[1025, 64], data=[0] * 64 * 1025), 413, "a batch has at most 1,024 rows"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else None,

@@ -55,7 +55,7 @@ class RequestedOutput(BaseModel):
 
 
 class InferRequest(BaseModel):
-    id: str | None = None
+    id: str | None = Field(None, pattern="^")  # of whole characters: a pattern refuses half of one
     inputs: tuple[Input]
     outputs: list[RequestedOutput] | None = Field(None, max_length=2, description="all, unless some are named")
 

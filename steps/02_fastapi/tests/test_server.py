@@ -170,18 +170,36 @@ def test_a_request_that_offers_another_protocol_is_answered(address, protocol, s
     assert received.count(b'"prediction":[3]') == answers - (answers > 1)
 
 
-def test_a_head_without_an_end_is_refused_and_not_kept(address):
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (GET[:-2] + b"X: ", b"x" * 10_000),
+        (CHUNKED[:-2], b"a: b\r\n" * 1_000),
+        (CHUNKED[:-2] + b"a: ", b"x" * 10_000),
+        (b"", GET * 500),
+    ],
+    ids=["head", "trailers", "trailer", "pipelined"],
+)
+def test_what_has_no_end_is_refused_and_not_kept(address, begin, more):
     host, port = address.split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(GET[:-2] + b"X: ")
+        connection.sendall(begin)
         sent = 0
         with contextlib.suppress(ConnectionError):  # it has been closed
             while sent < 100_000_000:
-                connection.sendall(b"x" * 10_000)
-                sent += 10_000
+                connection.sendall(more)
+                sent += len(more)
         assert sent < 10_000_000
+
+
+@pytest.mark.parametrize("sent", [b"", GET[:10], WHOLE[:-1], CHUNKED[:-5]], ids=["nothing", "head", "body", "chunk"])
+def test_a_request_that_stays_incomplete_is_not_waited_for(start, model_dir, sent):
+    server = start(model_dir=model_dir, keep_alive_seconds=1)
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(sent)
         with contextlib.suppress(ConnectionError):
-            assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+            assert connection.recv(1) == b""  # TimeoutError, if it is not closed
 
 
 def test_a_long_head_with_a_large_body_is_answered(address):

@@ -6,6 +6,7 @@ The model's part of it comes from contract.py.
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, WithJsonSchema
@@ -109,7 +110,8 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> RequestError:
     name = "features" + "".join(f"[{index}]" for index in place[2:])
     if kind in ("too_short", "too_long", "list_type"):
         return RequestError(422, f"{name} must be {ROW}")
-    wanted, found = NUMBER, json.dumps(error["input"], default=str)[:40]
+    pieces = islice(json.JSONEncoder(default=str).iterencode(error["input"]), 40)  # it may be a megabyte
+    wanted, found = NUMBER, "".join(pieces)[:40]
     if (kind.startswith("greater") and LOW is None) or (kind.startswith("less") and HIGH is None):
         wanted = "a number that float32 can hold"
     return RequestError(422, f"{name} must be {wanted}, not {found}")

@@ -18,7 +18,7 @@ export class CallError extends Error {
   code: status;
 
   constructor(code: status, sentence: string) {
-    super(sentence);
+    super(sentence.toWellFormed()); // half a character, from the middle of a text, cannot be sent
     this.code = code;
   }
 }

@@ -13,9 +13,11 @@ SIDE = 256  # pixels; a larger picture is reduced to at most this many rows and 
 STRIP = 2**20  # pixels that are reduced at a time
 SCANS = 100  # a progressive JPEG has about ten; each goes through the whole picture
 MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # of a JPEG's part; those in between are data
-SCAN, END, ALONE = b"\xda", b"\xd9", (b"\xd8", b"\x01")
+SCAN, END, ALONE = b"\xda", b"\xd9", (b"\xd8", b"\xd9", b"\x01")
+ARITHMETIC = b"\xc9\xca\xcb\xcd\xce\xcf"  # a way of coding that no browser and no camera uses, slow to read
 PNG, TEXTS = b"\x89PNG\r\n\x1a\n", (b"zTXt", b"iTXt", b"iCCP")
-SHORT_TEXT = 1000  # bytes: compressed, they become at most 1 MB
+SHORT_TEXT, MAX_TEXTS = 1000, 16  # bytes: compressed, they become at most 1 MB
+MAX_SIDE = 1_000_000  # pixels: each row takes memory of its own
 # EXIF orientation: whether to mirror the camera's picture, then how many quarters to turn it, counter-clockwise
 TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 
@@ -77,6 +79,8 @@ def check_size(image: ImageFile.ImageFile, content: bytes, max_pixels: int) -> N
         raise TooLarge(
             f"the picture has {width:,} x {height:,} pixels, and at most {max_pixels:,} are allowed: send a smaller one"
         )
+    if max(width, height) > MAX_SIDE:
+        raise TooLarge(f"the picture has {width:,} x {height:,} pixels, and at most {MAX_SIDE:,} on a side are allowed")
     if image.format != "PNG" and has_many_scans(content):
         raise TooLarge(f"the JPEG has more than {SCANS} scans: save it as a baseline JPEG")
 
@@ -86,8 +90,10 @@ def has_many_scans(jpeg: bytes) -> bool:
     scans, place = 0, 0
     while scans <= SCANS and (marker := MARKER.search(jpeg, place)):
         place = marker.end()
-        if marker[1] == END:
+        if marker[1] == END and scans:  # one before the first scan ends nothing
             return False
+        if marker[1] in ARITHMETIC and not scans:
+            raise Broken("the JPEG has arithmetic coding: save it as a baseline JPEG")
         if marker[1] not in ALONE:  # its length follows
             scans += marker[1] == SCAN
             place += max(int.from_bytes(jpeg[place : place + 2]), 2)
@@ -97,15 +103,16 @@ def has_many_scans(jpeg: bytes) -> bool:
 def without_text(content: bytes) -> bytes:
     """Return a PNG without compressed texts and colour profile, since Pillow refuses large ones.
 
-    Short ones stay: the camera's EXIF data may be one.
+    A few short ones stay: the camera's EXIF data may be one.
     """
     if not content.startswith(PNG) or not any(kind in content for kind in TEXTS):
         return content
-    kept, place = [PNG], len(PNG)
+    kept, place, texts = [PNG], len(PNG), 0
     while place < len(content):  # a chunk is its length, its type, so many bytes, and a checksum
         length, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
         end = place + 12 + length
-        if kind not in TEXTS or length < SHORT_TEXT:
+        texts += kind in TEXTS
+        if kind not in TEXTS or (length < SHORT_TEXT and texts <= MAX_TEXTS):
             kept.append(content[place:end])
         place = end
     return b"".join(kept)

@@ -6,10 +6,11 @@ from typing import Self
 
 import orjson
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import from_json
 
 from chassis.errors import documented
 from fields import MAX_NUMBERS, MAX_TEXT, Digest, Id, Number, Prediction, Text, Time, Timings
-from sentences import KEY_TAKEN, MAX_RESULTS, SENTENCES, explain
+from sentences import KEY_TAKEN, MAX_RESULTS, SENTENCES, explain, not_json
 from tables import Row
 
 SHOWN_BYTES = 1000  # of a dead letter, in a list
@@ -57,9 +58,12 @@ class Body(BaseModel):
     def parse(cls, body: bytes) -> Self:
         """Read it. Raises RequestError (400, 413 or 422) if it is not valid."""
         try:
-            return cls.model_validate_json(body)
+            # Not model_validate_json: for each key that is missing, it would copy the whole object into its error.
+            return cls.model_validate(from_json(body))
         except ValidationError as error:
             raise explain(error.errors(include_url=False)[0], next(iter(cls.model_fields))) from error
+        except ValueError as error:  # it is not JSON
+            raise not_json(str(error)) from error
 
 
 class StoreRequest(Body):

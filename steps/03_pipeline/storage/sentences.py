@@ -16,16 +16,23 @@ SENTENCES: dict[int | str, str] = {
 }
 
 
+# Pydantic has the words of Python for these.
+IN_JSON = {"list_type": "be a valid array", **dict.fromkeys(("model_type", "dict_type"), "be an object")}
+
+
+def not_json(message: str) -> RequestError:
+    """Make a sentence of what the reader of JSON says."""
+    if "out of range" in message:  # a whole number of thousands of digits
+        return RequestError(422, "a number in the body has too many digits")
+    return RequestError(400, SENTENCES[400])
+
+
 def explain(error: ErrorDetails, key: str) -> RequestError:
     """Make a sentence of the first thing that Pydantic found: which place, and what it must be.
 
     `key` is the key that the body, an object, must have.
     """
     kind, limits = error["type"], error.get("ctx", {})
-    if kind == "json_invalid" and "out of range" in error["msg"]:  # a whole number of thousands of digits
-        return RequestError(422, "a number in the body has too many digits")
-    if kind == "json_invalid":
-        return RequestError(400, SENTENCES[400])
     if kind == "too_long" and error["loc"] == ("results",):
         return RequestError(413, SENTENCES[413])
     if not error["loc"]:
@@ -40,4 +47,4 @@ def explain(error: ErrorDetails, key: str) -> RequestError:
         if kind == "too_long":
             return RequestError(422, f"{name} must have at most {limits['max_length']:,} numbers")
     _, _, wish = error["msg"].removeprefix("Value error, ").partition(" should ")
-    return RequestError(422, f"{name} must {wish}")
+    return RequestError(422, f"{name} must {IN_JSON.get(kind, wish)}")

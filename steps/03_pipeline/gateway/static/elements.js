@@ -22,10 +22,10 @@ export function bar(start, share) {
   return made;
 }
 
-/** The 64 features as a picture of 8x8 pixels, black ink on white. */
+/** The first 64 features as a picture of 8x8 pixels, black ink on white. */
 export function thumbnail(features) {
   const pixels = new ImageData(8, 8);
-  features.forEach((ink, index) => {
+  features.slice(0, 64).forEach((ink, index) => {
     const grey = 255 * (1 - ink / 16);
     pixels.data.set([grey, grey, grey, 255], 4 * index);
   });

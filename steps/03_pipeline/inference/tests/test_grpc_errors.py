@@ -46,6 +46,13 @@ def test_a_client_that_does_not_speak_grpc_does_not_disturb_others(onnx):
             assert onnx.stub.ServerLive(pb.ServerLiveRequest(), timeout=20).live
 
 
+def test_half_a_character_in_a_sentence_does_not_end_the_service(onnx):
+    request = infer_request()
+    request.inputs[0].datatype = "a" * 19 + "\U0001f600"  # JavaScript cuts it after twenty halves of a character
+    assert error_of(onnx.stub.ModelInfer, request).code() is StatusCode.INVALID_ARGUMENT
+    assert arrays(onnx.stub.ModelInfer(infer_request(), timeout=20))["prediction"] == [7]
+
+
 def padding(size: int) -> bytes:
     """An unknown field of `size` bytes (at least six): every message may have some."""
     length = size - 6

@@ -17,7 +17,7 @@ from uvicorn.supervisors import multiprocess
 
 from chassis.telemetry import LOGGING
 
-MAX_HEAD_BYTES = 65_536  # the parser has no limit of its own
+MAX_HEAD_BYTES, MAX_PIPELINED = 65_536, 16  # of a request; requests that wait on a connection for the one before
 
 
 class ServerSettings(Protocol):
@@ -39,33 +39,58 @@ class Config(uvicorn.Config):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP that limits the head of a request, and ignores the offer of another protocol.
+    """HTTP that limits what a client may keep us waiting with, and ignores the offer of another protocol.
 
-    Such an offer is `Upgrade: h2c` from curl --http2 and Java's HttpClient. The parser stops at it, and uvicorn would
-    read the body as the next request (https://github.com/encode/uvicorn/discussions/2722). So the head is parsed again,
+    uvicorn with httptools limits neither the head of a request, nor trailers, nor how many requests wait on a
+    connection, nor how long a request may stay incomplete.
+
+    An offer is `Upgrade: h2c` from curl --http2 and Java's HttpClient. The parser stops at it, and uvicorn would read
+    the body as the next request (https://github.com/encode/uvicorn/discussions/2722). So the head is parsed again,
     without the offer.
     """
 
     _read = _rest = b""
-    _head: int | None = 0  # bytes of a head that is not complete; None while a body follows
+    _extra = 0  # bytes since the last head, piece of a body or end of a request
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        self._wait_for_client()
 
     def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += len(data)
+        self._extra += len(data)
         self._rest = data
-        while self._rest:
+        while self._rest and not self.transport.is_closing():
             self._read, self._rest = self._rest, b""
             super().data_received(self._read)
-        if self._head is not None and self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if self._extra > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response(f"The head of the request has more than {MAX_HEAD_BYTES:,} bytes.")
+        if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            self._wait_for_client()
 
     def on_headers_complete(self) -> None:
-        self._head = None
+        self._extra = 0
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests wait on this connection")  # uvicorn answers 400, and closes it
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._extra = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._head = 0
+        self._extra = 0
         super().on_message_complete()
+
+    def _wait_for_client(self) -> None:
+        """Close the connection if nothing comes for as long as an idle one is kept."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.flow.read_paused:  # the client waits for us
+            self._wait_for_client()
+        else:
+            super().timeout_keep_alive_handler()
 
     def _should_upgrade(self) -> bool:
         # True: uvicorn does not answer yet, and calls handle_websocket_upgrade. CONNECT is no offer and stays as it is.

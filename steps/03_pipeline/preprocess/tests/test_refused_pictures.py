@@ -102,5 +102,25 @@ def test_a_jpeg_of_thousands_of_scans_is_refused():
     jpeg = KINDS["JPEG, progressive"]
     last = jpeg.rindex(b"\xff\xda")
     bomb = jpeg[:-2] + 2_000 * jpeg[last:-2] + b"\xff\xd9"
-    with pytest.raises(TooLarge, match="^the JPEG has more than 100 scans: "):
-        read_ink(bomb, MAX_PIXELS)
+    for prefix in (b"", b"\xff\xd8\xff\xd9", 3 * b"\xff\xd8\xff\xd9"):  # an end before the picture ends nothing
+        assert np.array_equal(read_ink(prefix + jpeg, MAX_PIXELS), read_ink(jpeg, MAX_PIXELS))
+        with pytest.raises(TooLarge, match="^the JPEG has more than 100 scans: "):
+            read_ink(prefix + bomb, MAX_PIXELS)
+
+
+def test_a_jpeg_with_arithmetic_coding_is_refused():
+    frame = JPEG.index(b"\xff\xc0")
+    with pytest.raises(Broken, match="^the JPEG has arithmetic coding: "):
+        read_ink(JPEG[: frame + 1] + b"\xc9" + JPEG[frame + 2 :], MAX_PIXELS)
+
+
+def test_a_picture_of_one_column_and_millions_of_rows_is_refused():
+    with pytest.raises(TooLarge, match="at most 1,000,000 on a side are allowed$"):
+        read_ink(png_that_claims(1, 2_000_000), MAX_PIXELS)
+
+
+def test_of_many_texts_in_a_png_a_few_are_kept():
+    end_of_header = 33
+    texts = b"".join(chunk(b"zTXt", b"%d\0\0" % number + zlib.compress(bytes(900))) for number in range(40))
+    kept = picture.without_text(PNG[:end_of_header] + texts + PNG[end_of_header:])
+    assert kept.count(b"zTXt") == 16

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import tracemalloc
 
 import pytest
 from asking import body, count, dead_letters, is_ready, listed
@@ -53,6 +54,15 @@ def test_a_message_is_sorted_into_results_and_parts_with_a_reason(sent, reasons,
     for part, reason in zip(rejected, reasons, strict=True):
         assert part.reason.startswith(reason)
         assert part.body == sent or len(reasons) > 1
+
+
+def test_a_message_of_many_small_parts_costs_no_multiple_of_its_memory():
+    tracemalloc.start()
+    try:
+        assert sort(b'{"results":[{"x":[' + b",".join([b'{"":{}}'] * 50_000) + b"]}]}")[1]
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_wrong_is_kept_as_dead_letters_once_and_its_neighbours_are_stored(storage, peer):
