@@ -98,9 +98,10 @@ def check(folder: Path) -> None:
 
 def write_contents(folder: Path) -> str:
     """Say in the folder what it is for, and which files make it complete."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    contents = folder / "contents.json"  # one of an earlier download may be there
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != contents]
     sizes = {file.relative_to(folder).as_posix(): size_of(file) for file in files}
-    (folder / "contents.json").write_text(json.dumps({"kind": KIND, "lock": LOCK, "files": sizes}, indent=1))
+    contents.write_text(json.dumps({"kind": KIND, "lock": LOCK, "files": sizes}, indent=1))
     return ""
 
 
@@ -131,7 +132,8 @@ def packages(folder: Path | None, fill: bool) -> str:
                 shutil.copy(TYPESCRIPT / name, place)
             if not done(*install, place, "--logs-max=0", f"--cache={folder.resolve() / 'npm'}"):
                 return FAILED
-        if (TYPESCRIPT / "node_modules").exists():
+        installed, lock = TYPESCRIPT / "node_modules/.package-lock.json", TYPESCRIPT / "package-lock.json"
+        if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:  # as run.py decides
             return ""
         cache = Path(place) / "npm"
         if folder:

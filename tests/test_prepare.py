@@ -78,8 +78,9 @@ def folder(tmp_path) -> Path:
     (wheels := tmp_path / "stick" / "wheels").mkdir(parents=True)
     for name in ("a.whl", "b.whl"):
         (wheels / name).write_bytes(bytes(1000))
-    prepare.write_contents(wheels.parent)
-    prepare.check(wheels.parent)
+    for _ in range(2):  # a second download writes it again
+        prepare.write_contents(wheels.parent)
+        prepare.check(wheels.parent)
     return wheels.parent
 
 

@@ -65,7 +65,15 @@ class RestClient(clients.Service):
         self._turn, self._failed_at = 0, dict.fromkeys(self._replicas, NEVER)
 
     async def open(self) -> None:
-        """Open at most 100 connections to each address. Close idle ones before the services do."""
+        # GET has connections of its own: many readers of a slow history take none from results and predictions.
+        self._session, self._reading = self._open_session(), self._open_session()
+
+    async def close(self) -> None:
+        await self._session.close()
+        await self._reading.close()
+
+    def _open_session(self) -> ClientSession:
+        """Return up to 100 connections to each address. Idle ones are closed before the services do it."""
         timeout = ClientTimeout(total=None, sock_connect=self._connect_seconds)  # the rest is the deadline's
         connector = TCPConnector(
             limit=0,
@@ -75,10 +83,7 @@ class RestClient(clients.Service):
             happy_eyeballs_delay=0.02,
             ttl_dns_cache=1,  # a replica that is gone is forgotten after a second
         )
-        self._session = ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=timeout)
-
-    async def close(self) -> None:
-        await self._session.close()
+        return ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=timeout)
 
     async def ask(
         self,
@@ -123,11 +128,12 @@ class RestClient(clients.Service):
         self, replicas: Iterator[str], asked: list[str], method: str, path: str, body: bytes, content_type: str
     ) -> tuple[int, bytes]:
         url, headers = next(replicas), {"Content-Type": content_type, "X-Request-ID": request_id.get() or ""}
+        session = self._reading if method == "GET" else self._session
         asked.append(url)
         if self._failed_at[url] != NEVER:  # this request finds out whether the replica is back; others wait with that
             self._failed_at[url] = asyncio.get_running_loop().time()
         try:
-            async with self._session.request(method, url + path, data=body, headers=headers) as response:
+            async with session.request(method, url + path, data=body, headers=headers) as response:
                 content = await response.read()
                 if response.status == 503 and len(self._replicas) > 1:
                     raise ReplicaUnavailable(why_not(content))
@@ -150,7 +156,7 @@ class RestClient(clients.Service):
     async def _check_replica(self, url: str, seconds: float) -> str | None:
         """Return why a replica is not ready; None if it is."""
         try:
-            async with asyncio.timeout(seconds), self._session.get(f"{url}/readyz") as response:
+            async with asyncio.timeout(seconds), self._reading.get(f"{url}/readyz") as response:
                 return None if response.status == 200 else orjson.loads(await response.read())["error"]
         except LOST:
             return "it cannot be reached"

@@ -117,7 +117,7 @@ async function open(content: Buffer, hasProbabilities: boolean, version: string)
     if (CLASSES !== null && !hasProbabilities) {
       return { predictions: Array.from(data as ArrayLike<unknown>, asClass), probabilities: null };
     }
-    const numbers = Float32Array.from(data as Float32Array);
+    const numbers = Float32Array.from(data as ArrayLike<number | bigint>, Number);
     if (!numbers.every(Number.isFinite)) {
       throw new AnswerError("the model answered with a number that is not finite: it cannot be used on these features");
     }
@@ -149,7 +149,7 @@ function isSame({ predictions, probabilities }: Answer, golden: Golden): boolean
 }
 
 function isClose(numbers: number[], expected: number[]): boolean {
-  const largest = TOLERANCE * Math.max(...expected.map(Math.abs));
+  const largest = TOLERANCE * expected.reduce((most, number) => Math.max(most, Math.abs(number)), 0);
   const close = (number: number, place: number): boolean => Math.abs(number - expected[place]!) <= largest;
   return numbers.length > 0 && numbers.length === expected.length && numbers.every(close);
 }

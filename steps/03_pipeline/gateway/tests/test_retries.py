@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from time import monotonic
 
 import pytest
+from brokers import wait_until
 from fakes import Fake, extract
 
 from conftest import DEADLINE
@@ -74,6 +75,16 @@ def test_replicas_take_turns_and_one_that_is_gone_is_passed_over(open_gateway, p
         assert health["ready"] is True and health["reason"] == f"{other.url}: it cannot be reached"
     finally:
         other.stop()
+
+
+def test_readers_of_a_slow_history_take_no_connection_from_results(open_gateway, storage, hold):
+    storage.answers["/results/summary"] = hold
+    gateway = open_gateway(deadline_seconds=4)
+    with ThreadPoolExecutor(120) as readers:
+        reading = [readers.submit(gateway.get, "/results/summary") for _ in range(120)]
+        wait_until(lambda: len(storage.asked) >= 100)
+        assert gateway.post("/inferir", **ROW).json()["stored"] is True
+    assert {reader.result().status_code for reader in reading} == {503}
 
 
 def test_a_replica_that_hangs_costs_one_request_a_second(open_gateway, preprocess, hold):
