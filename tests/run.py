@@ -9,6 +9,7 @@ tests or a notebook that is not named here is a part of "the rest".
 """
 
 import collections
+import io
 import os
 import re
 import shutil
@@ -203,7 +204,8 @@ def report(done: list[Part], seconds: float) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    sys.stdout.reconfigure(errors="replace")  # Windows may have no character for what a test prints
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # Windows may have no character for what a test prints
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background ignores it
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process compiles scikit-learn again, for three seconds
     begin, stages = time.monotonic(), plan("--quick" in arguments)
