@@ -6,7 +6,6 @@ import platform
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 import contract
 import formats
@@ -17,9 +16,7 @@ FEATURE_NAMES = (
     if isinstance(contract.FEATURES, int)
     else contract.FEATURES
 )
-# Of the largest answer. Processors, and the two formats, differ in the last bits of a float32. Over a thousand rows,
-# ONNX may be further off, since it computes in float32 what scikit-learn computes in float64.
-TOLERANCE, ONNX_TOLERANCE = 1e-4, 0.01
+TOLERANCE = 1e-4  # of the largest golden answer: processors, and the two formats, differ in the last bits of a float32
 
 
 def save(estimator: Estimator, folder: Path, *, accuracy: float, golden_rows: np.ndarray) -> str:
@@ -54,11 +51,7 @@ def save(estimator: Estimator, folder: Path, *, accuracy: float, golden_rows: np
     try:
         contents["onnx"] = formats.write_onnx(estimator, golden_rows[:1], probabilities is not None)
         converted = formats.open_onnx(contents["onnx"], probabilities is not None)
-        more = _mixed(golden_rows)
-        if not (
-            _answers_as_before(Model(converted, CLASSES, "", "onnx"), golden)
-            and _agree(converted(more), compute(more), ONNX_TOLERANCE)
-        ):
+        if not _answers_as_before(Model(converted, CLASSES, "", "onnx"), golden):
             raise ValueError("it answers differently as ONNX")
     except Exception as error:  # a conversion can fail in any way
         contents.pop("onnx", None)
@@ -184,13 +177,13 @@ def _answers_as_before(model: Model, golden: dict) -> bool:
     return same and (probabilities is None or _agree(probabilities, golden["probabilities"]))
 
 
-def _agree(answers: np.ndarray, golden: ArrayLike, tolerance: float = TOLERANCE) -> bool:
-    expected = np.asarray(golden)
+def _agree(answers: np.ndarray, golden: list) -> bool:
+    expected = np.array(golden)
     if answers.shape != expected.shape or not len(expected):
         return False
     if answers.dtype.kind != "f":
         return np.array_equal(answers, expected)
-    return np.allclose(answers, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    return np.allclose(answers, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
 
 
 def _read(path: Path) -> bytes:
