@@ -24,6 +24,9 @@ import start
 STEPS = start.ROOT / "steps"
 PIPELINE = STEPS / "03_pipeline"
 TYPESCRIPT = PIPELINE / "inference_ts"
+sys.path.append(str(PIPELINE))
+from node import is_installed  # type: ignore[import-not-found] # noqa: E402 # node.py of step 03
+
 COMPOSE = ["docker", "compose", f"--project-directory={STEPS / '04_docker'}"]
 COMPOSE += [f"--file={STEPS / '04_docker' / 'compose.yaml'}"]
 IN_TYPESCRIPT = [*COMPOSE, f"--file={STEPS / '04_docker' / 'compose.typescript.yaml'}"]
@@ -132,8 +135,7 @@ def packages(folder: Path | None, fill: bool) -> str:
                 shutil.copy(TYPESCRIPT / name, place)
             if not done(*install, place, "--logs-max=0", f"--cache={folder.resolve() / 'npm'}"):
                 return FAILED
-        installed, lock = TYPESCRIPT / "node_modules/.package-lock.json", TYPESCRIPT / "package-lock.json"
-        if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:  # as run.py decides
+        if is_installed(TYPESCRIPT):
             return ""
         cache = Path(place) / "npm"
         if folder:

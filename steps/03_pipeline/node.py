@@ -38,6 +38,12 @@ def npm_ci(node: Path, folder: Path) -> list[str | Path]:
     return [*start, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", folder]
 
 
+def is_installed(folder: Path) -> bool:
+    """Return whether `folder` has what its package-lock.json names."""
+    installed, lock = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"  # npm writes it last
+    return installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime
+
+
 if __name__ == "__main__":
     folder, *options = sys.argv[1:]
     sys.exit(subprocess.call([*npm_ci(find_node() or sys.exit(f"{MISSING}."), Path(folder)), *options]))

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from addresses import Address, find_addresses, read, read_wires, refuse, require_free_ports, set_defaults
-from node import MISSING, find_node, npm_ci
+from node import MISSING, find_node, is_installed, npm_ci
 from supervisor import COLOURS, IN_COLOUR, Supervisor, catch_signals, say, signals
 
 STEP = Path(__file__).resolve().parent
@@ -105,8 +105,7 @@ def train_if_needed(supervisor: Supervisor, model: Path) -> None:
 
 def install_if_needed(supervisor: Supervisor) -> None:
     node = find_node()
-    installed, lock = TYPESCRIPT / "node_modules/.package-lock.json", TYPESCRIPT / "package-lock.json"
-    if node and not (installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime):  # npm writes it last
+    if node and not is_installed(TYPESCRIPT):
         say(f"The libraries of {TYPESCRIPT.name} are not installed. Installing them takes about a minute.")
         finish(supervisor, npm_ci(node, TYPESCRIPT), "installation")
 

@@ -113,7 +113,8 @@ class RestClient(clients.Service):
         except LOST as error:  # before TimeoutError, since one of them is a TimeoutError too
             raise Unavailable(self.name, "cannot be reached") from error
         except TimeoutError:
-            self._failed_at.update(dict.fromkeys(asked[-1:], asyncio.get_running_loop().time()))
+            if asked:
+                self._failed_at[asked[-1]] = asyncio.get_running_loop().time()
             raise Unavailable(self.name, "has not answered in time") from None
         except (ClientError, ValueError, TypeError, KeyError) as error:
             raise Unavailable(self.name, NONSENSE) from error

@@ -10,9 +10,8 @@ import pytest
 
 from changing import copy_steps
 from stack import START_SECONDS, Stack
+from test_security import BUILT, PYTHON
 
-PYTHON = ["gateway", "preprocess", "inference", "storage"]
-BUILT = [*PYTHON, "broker"]
 SECRET = "a-secret-that-was-left-in-the-folder"
 LEFT = ["04_docker/.env", "04_docker/api_key", "03_pipeline/broker/.env"]
 LEFT += [f"03_pipeline/gateway/{name}" for name in (".env", ".git/config", "__pycache__/app.pyc", "id_rsa")]
