@@ -1,6 +1,7 @@
 """The services behind the gateway, over REST: kept connections, deadlines, and retries where they help."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from typing import TypeVar
@@ -16,7 +17,9 @@ from aiohttp import (
     ClientTimeout,
     DummyCookieJar,
     TCPConnector,
+    ThreadedResolver,
 )
+from aiohttp.abc import ResolveResult
 from stamina.instrumentation import set_on_retry_hooks
 
 import clients
@@ -42,6 +45,38 @@ NONSENSE = "has given an answer that makes no sense"
 
 class ReplicaUnavailable(ClientConnectionError):
     """One replica of several answers 503: another one may do better."""
+
+
+class Resolver(ThreadedResolver):
+    """Asks DNS for addresses. While it is slow or away, the last ones that it gave count."""
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self._seconds = seconds
+        self._known: dict[tuple, list[ResolveResult]] = {}
+        self._asking: dict[tuple, asyncio.Task[OSError | None]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        name = host, port, family
+        if name not in self._asking:  # one question at a time
+            self._asking[name] = asyncio.create_task(self._ask(*name))
+        asking = self._asking[name]
+        await asyncio.wait([asking], timeout=self._seconds if name in self._known else None)
+        if name not in self._known and (error := asking.result()):
+            raise error
+        return self._known[name]
+
+    async def _ask(self, host: str, port: int, family: socket.AddressFamily) -> OSError | None:
+        """Return why there is no answer. It may come when nobody waits for it any more."""
+        try:
+            self._known[host, port, family] = await super().resolve(host, port, family)
+            return None
+        except OSError as error:
+            return error
+        finally:
+            del self._asking[host, port, family]
 
 
 def why_not(content: bytes) -> str:
@@ -81,6 +116,7 @@ class RestClient(clients.Service):
             keepalive_timeout=4,
             # A name may stand for several replicas. If one has not answered after 20 ms, the next is tried as well.
             happy_eyeballs_delay=0.02,
+            resolver=Resolver(self._connect_seconds),
             ttl_dns_cache=1,  # a replica that is gone is forgotten after a second
         )
         return ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=timeout)

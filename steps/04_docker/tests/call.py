@@ -18,7 +18,7 @@ KEPT = "stored", "model", "preprocess", "error", "storage"  # of an answer's bod
 
 async def call(asked: dict, sent: dict, name: str) -> None:
     """One caller. A server may close a connection that is idle, so this one is used by this caller alone, and often."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)) as session:
         for number in itertools.count():
             if Path("/tmp", asked["name"]).exists():
                 return

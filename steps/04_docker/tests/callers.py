@@ -66,7 +66,7 @@ class Callers:
     def __exit__(self, *_) -> None:
         try:
             run(*self._stranger.exec, "touch", f"/tmp/{self._name}")
-            self._process.wait(30)
+            self._process.wait(60)
         finally:
             self._process.kill()
             self._reader.join()

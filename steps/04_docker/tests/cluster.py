@@ -100,7 +100,7 @@ class Pipeline:
             ours = f"namespace: {self.namespace}\n"
             change(self.manifests / name / "kustomization.yaml", ("namespace: inferir\n", ours))
         # A busy machine is no failure here.
-        longer = '          env:\n            - {name: DEADLINE_SECONDS, value: "8"}\n'
+        longer = '          env:\n            - {name: DEADLINE_SECONDS, value: "20"}\n'
         change(self.manifests / "base/gateway.yaml", ("          env:\n", longer))
         change(self.manifests / "base/namespace.yaml", ("name: inferir\n", f"name: {self.namespace}\n"))
         change(self.manifests / "typescript/kustomization.yaml", (TYPESCRIPT, TYPESCRIPT.replace("inferir", prefix)))

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections import Counter
+from ipaddress import ip_address
 
 import pytest
 import requests
@@ -131,6 +132,22 @@ def answering(pipeline: Pipeline) -> set[str]:
     return found
 
 
+def connections(pipeline: Pipeline, gateway: str) -> set[str]:
+    """The IP addresses that a gateway's pod is connected to over gRPC."""
+    with contextlib.suppress(RuntimeError):  # it may be gone by now
+        lines = pipeline.kubectl("exec", gateway, "--", "sh", "-c", "cat /proc/net/tcp*").splitlines()
+        remote = [line.split()[2].split(":") for line in lines if line.split()[3] == "01"]  # established
+        return {str(ip_address(bytes.fromhex(ip[-8:])[::-1])) for ip, port in remote if int(port, 16) == 8012}
+    return set()
+
+
+def is_known(pipeline: Pipeline) -> bool:
+    """Whether each gateway that asks inference is connected to all its replicas, and to no others."""
+    replicas = {pod["status"].get("podIP") for pod in pipeline.pods("inference", ending=False)}
+    found = [connections(pipeline, gateway) for gateway in pipeline.names("gateway", ending=False)]
+    return replicas in found and all(known in (set(), replicas) for known in found)
+
+
 def language(pipeline: Pipeline, pod: str) -> str:
     """What runs in a pod: python or node."""
     return pipeline.kubectl("exec", pod, "--", "cat", "/proc/1/cmdline").partition("\0")[0].rpartition("/")[2]
@@ -240,6 +257,7 @@ def test_scaled_runs_as_any_user_and_the_change_fails_no_request(pipeline, scale
 
 @pytest.mark.parametrize("service", ["inference", "gateway"])
 def test_a_killed_pod_fails_only_what_it_was_working_on(pipeline, scaled, callers, capsys, service):
+    wait_until(lambda: is_known(pipeline), 90, 1)  # a gateway may have started with an old answer of the DNS cache
     pod = min(pipeline.names(service, ending=False))
     pipeline.kubectl("delete", "pod", pod, "--force", "--grace-period=0")
     gone = time.time()
