@@ -45,7 +45,6 @@ async def main(targets):
     print(json.dumps(await asyncio.gather(*(connects(*target) for target in targets))))
 asyncio.run(main(json.loads(sys.argv[1])))
 """
-AGE_SECONDS = 10  # MAX_CONNECTION_AGE_SECONDS of inference
 UNDER_WAY = 8  # requests, one of each caller
 SCRIPT = re.MULTILINE | re.DOTALL
 ARBITRARY_USER = 1000770000  # as OpenShift gives to each namespace
@@ -182,7 +181,7 @@ def test_the_gateway_finds_new_replicas_of_inference(pipeline, callers, capsys):
     pipeline.kubectl("scale", "deployment/inference", "--replicas=4")
     pipeline.wait_until_ready("deployment/inference")
     ready = time.monotonic()
-    wait_until(lambda: len(answering(pipeline)) == 4, 1.1 * AGE_SECONDS + 10)  # gRPC spreads the age by a tenth
+    wait_until(lambda: len(answering(pipeline)) == 4, 60, 0.5)  # a connection ends after 10 s; a busy machine is late
     found = time.monotonic() - ready
     pipeline.kubectl("scale", "deployment/inference", "--replicas=1")
     figures(f"four replicas of inference instead of one (found after {found:.0f} s)", callers, capsys)
@@ -227,7 +226,7 @@ def test_inference_in_typescript(pipeline, cached_dns, callers, capsys):
     pipeline.kubectl("apply", f"--kustomize={pipeline.manifests / 'typescript'}")
     pipeline.wait_until_ready("deployment/inference")
     new = pipeline.names("inference", ending=False)
-    wait_until(lambda: answering(pipeline) & new, 60, 1)
+    wait_until(lambda: answering(pipeline) & new, 90, 1)
     assert {language(pipeline, pod) for pod in new} == {"node"}
     figures("inference is replaced by the one in TypeScript", callers, capsys)
     assert not failed(callers.answers)
