@@ -26,7 +26,11 @@ class Stranger:
 
     def start(self) -> None:
         run(*KUBECTL, "create", "namespace", self.namespace)
-        run(*self.kubectl, "run", "stranger", f"--image={self.image}", "--command", "--", "sleep", "infinity")
+        # Without a request of CPU, the callers would hardly ask on a busy machine.
+        cpu = {"spec": {"containers": [{"name": "stranger", "resources": {"requests": {"cpu": "200m"}}}]}}
+        override = "--override-type=strategic", f"--overrides={json.dumps(cpu)}"
+        command = "--command", "--", "sleep", "infinity"
+        run(*self.kubectl, "run", "stranger", f"--image={self.image}", *override, *command)
         run(*self.kubectl, "wait", "pod/stranger", "--for=condition=Ready", "--timeout=60s")
 
     def __enter__(self):

@@ -20,6 +20,7 @@ DEPLOYMENTS = ["gateway", "preprocess", "inference", "storage"]
 WORKLOADS = [*(f"deployment/{name}" for name in DEPLOYMENTS), "statefulset/broker", "statefulset/database"]
 TYPESCRIPT = "{name: inferir-inference, newName: inferir-inference-ts}"
 START_SECONDS = 240
+PATIENCE = {"DEADLINE_SECONDS": 20, "CONNECT_SECONDS": 2}  # of the gateway
 
 
 def lacking() -> str:
@@ -100,8 +101,8 @@ class Pipeline:
             ours = f"namespace: {self.namespace}\n"
             change(self.manifests / name / "kustomization.yaml", ("namespace: inferir\n", ours))
         # A busy machine is no failure here.
-        longer = '          env:\n            - {name: DEADLINE_SECONDS, value: "20"}\n'
-        change(self.manifests / "base/gateway.yaml", ("          env:\n", longer))
+        more = [f'            - {{name: {name}, value: "{seconds}"}}\n' for name, seconds in PATIENCE.items()]
+        change(self.manifests / "base/gateway.yaml", ("          env:\n", "".join(["          env:\n", *more])))
         change(self.manifests / "base/namespace.yaml", ("name: inferir\n", f"name: {self.namespace}\n"))
         change(self.manifests / "typescript/kustomization.yaml", (TYPESCRIPT, TYPESCRIPT.replace("inferir", prefix)))
         local = self.manifests / "local/kustomization.yaml"
