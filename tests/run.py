@@ -4,8 +4,9 @@
 
 A part is one pytest process. Two workers run parts side by side: one begins with what needs a Kubernetes cluster, the
 other with the rest, and both end with what needs Docker. So there is never more than one part that uses the cluster.
-What compares times closely has the machine to itself, at the end. What a part prints is shown when it ends. A file of
-tests or a notebook that is not named here is a part of "the rest".
+What compares times closely has the machine to itself, at the end. So has a notebook that fails and says that something
+else may keep the machine busy: it runs once more. What a part prints is shown when it ends. A file of tests or a
+notebook that is not named here is a part of "the rest".
 """
 
 import collections
@@ -24,6 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trained import ROOT, trained
+
+sys.path.append(str(ROOT / "notebooks"))
+from lab.measured import BUSY  # noqa: E402 (only now it can be found)
 
 DOCKER = ["steps/04_docker/tests", "notebooks/04_*.ipynb", "notebooks/05_*.ipynb"]
 DOCKER += [f"tests/test_{name}.py" for name in ("containers", "docker_readmes", "images")]
@@ -62,6 +66,7 @@ class Part:
     seconds: float = 0
     counts: Counter[str] = field(default_factory=Counter)
     failed: bool = False
+    busy: bool = False  # a bound failed that a busy machine breaks
 
     @property
     def name(self) -> str:
@@ -90,7 +95,7 @@ class Part:
         self.seconds = time.monotonic() - begin
         printed = done.stdout.decode(errors="replace")
         self.counts = count(printed)
-        self.failed = done.returncode != 0
+        self.failed, self.busy = done.returncode != 0, BUSY in printed
         if self.failed and not self.counts["failed"] + self.counts["error"]:
             self.counts["error"] += 1  # it ended before it could count, or found no test
         return printed
@@ -177,6 +182,13 @@ def run(stages: list[list[list[Part]]]) -> None:
                     queue.clear()  # after an interrupt, which pytest gets too, nothing new is started
 
 
+def run_again(done: list[Part]) -> None:
+    """Run each part that failed on a busy machine once more, by itself."""
+    if again := [part for part in done if part.failed and part.busy]:
+        print("\nonce more, with the machine to itself:", *(part.name for part in again))
+        run([[again]])
+
+
 def check_minutes(part: Part) -> None:
     """Let a notebook fail that takes less than half of the minutes in its head, or more than twice of them."""
     found = re.search(r"\*\*Time\*\*:[^.]*?\b(\d+) to run", (part.folder / part.files[0]).read_text(encoding="utf-8"))
@@ -214,7 +226,9 @@ def main(arguments: list[str]) -> int:
     else:
         place_models()
     run(stages)
-    passed = report([part for stage in stages for queue in stage for part in queue], time.monotonic() - begin)
+    done = [part for stage in stages for queue in stage for part in queue]
+    run_again(done)
+    passed = report(done, time.monotonic() - begin)
     return 0 if passed else 1
 
 

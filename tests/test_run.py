@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import run
+from lab.measured import holds
 
 
 def names(quick: bool) -> list[str]:
@@ -90,6 +91,24 @@ def test_one_part_that_fails_fails_all_and_shows_in_the_closing_line(project, ca
     assert re.fullmatch(r"=+ 1 failed, 2 passed in 61\.50s \(1 min 2 s\) =+", printed.splitlines()[-1])
     assert "assert False" in printed
     assert run.report(parts[1:], 1) is True
+
+
+def test_only_what_failed_on_a_busy_machine_runs_once_more(project, capsys):
+    (project / "test_busy.py").write_text(
+        f"from pathlib import Path\n"
+        f"def test_5():\n"
+        f"    if not Path('ran').exists():\n"
+        f"        Path('ran').touch()\n"
+        f"        raise AssertionError({holds(False)!r})\n"
+    )
+    parts = [run.Part(project, [f"test_{name}.py"]) for name in ("busy", "fail", "pass")]
+    run.run([[parts]])
+    assert [part.failed for part in parts] == [True, True, False]
+    capsys.readouterr()
+    run.run_again(parts)
+    assert [part.failed for part in parts] == [False, True, False]
+    assert parts[0].counts == {"passed": 1}
+    assert re.findall("=== (.*),", capsys.readouterr().out) == ["test_busy.py"]
 
 
 def test_colours_and_warnings_do_not_hide_the_counts():
