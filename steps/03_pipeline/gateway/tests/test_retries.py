@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from time import monotonic
@@ -79,13 +80,17 @@ def test_replicas_take_turns_and_one_that_is_gone_is_passed_over(open_gateway, p
         other.stop()
 
 
-def test_readers_of_a_slow_history_take_no_connection_from_results(open_gateway, storage, hold):
-    storage.answers["/results/summary"] = hold
-    gateway = open_gateway(deadline_seconds=4)
+def test_readers_of_a_slow_history_take_no_connection_from_results(open_gateway, storage):
+    answered = threading.Event()
+    storage.answers["/results/summary"] = lambda body: answered.wait(30) and None  # hang up, in the end
+    gateway = open_gateway(deadline_seconds=30, connect_seconds=10)
     with ThreadPoolExecutor(120) as readers:
         reading = [readers.submit(gateway.get, "/results/summary") for _ in range(120)]
-        wait_until(lambda: len(storage.asked) >= 100)
-        assert gateway.post("/inferir", **ROW).json()["stored"] is True
+        try:
+            wait_until(lambda: len(storage.asked) >= 100, 30)
+            assert gateway.post("/inferir", **ROW).json()["stored"] is True
+        finally:
+            answered.set()
     assert {reader.result().status_code for reader in reading} == {503}
 
 
