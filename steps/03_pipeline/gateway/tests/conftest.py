@@ -64,7 +64,7 @@ def open_gateway(preprocess, inference, storage):
         def open_gateway(**settings) -> TestClient:
             urls = {"preprocess_url": preprocess.url, "inference_url": inference.url, "storage_url": storage.url}
             urls["storage_http_url"] = storage.url
-            settings = Settings(**{**urls, "deadline_seconds": SECONDS, **settings})
+            settings = Settings(**{**urls, "deadline_seconds": SECONDS, "connect_seconds": 1, **settings})
             return stack.enter_context(TestClient(app.create_app(settings)))
 
         yield open_gateway
