@@ -26,9 +26,6 @@ from pathlib import Path
 
 from trained import ROOT, trained
 
-sys.path.append(str(ROOT / "notebooks"))
-from lab.measured import BUSY  # noqa: E402 (only now it can be found)
-
 DOCKER = ["steps/04_docker/tests", "notebooks/04_*.ipynb", "notebooks/05_*.ipynb"]
 DOCKER += [f"tests/test_{name}.py" for name in ("containers", "docker_readmes", "images")]
 CLUSTER = ["steps/04_docker/tests/test_kubernetes.py", "notebooks/04_kubernetes.ipynb"]
@@ -54,6 +51,7 @@ LONGEST_FIRST += [f"tests/test_{name}.py" for name in ("page", "openapi", "prepa
 # Only a notebook needs nbval: to import it takes two seconds of a core. pyproject.toml has options of it.
 WITHOUT_NBVAL = ["-pno:nbval", "-oaddopts=--strict-markers"]
 TOGETHER = QUICK  # files of one folder that share a process, since each takes a second or two
+BUSY = "something else may keep this machine busy"  # as notebooks/lab/measured.py says it
 PORTS = ["20000-24999", "25000-29999"]  # of each worker: two services must not get the same
 
 

@@ -4,9 +4,6 @@ The sign ≈ marks the number as measured. Tests of a notebook compare the rest 
 """
 
 
-BUSY = "something else may keep this machine busy: run the cell again"
-
-
-def holds(bound: bool, otherwise: str = BUSY) -> str:
+def holds(bound: bool, otherwise: str = "something else may keep this machine busy: run the cell again") -> str:
     """Say whether a bound holds, and if not, what that means."""
     return "yes" if bound else f"no: {otherwise}"
