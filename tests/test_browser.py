@@ -71,7 +71,7 @@ def answers(url: str) -> bool:
 def test_the_lab_opens_at_the_first_notebook(lab, page):
     page.goto(lab)
     page.get_by_role("heading", name="Train a digit classifier and pickle it").wait_for()
-    expect(page).to_have_url(re.compile(NOTEBOOKS[0]), timeout=20_000)  # which changes after the page
+    expect(page).to_have_url(re.compile(NOTEBOOKS[0]), timeout=20_000)  # after the heading
     page.locator(".jp-RenderedMermaid svg, .jp-RenderedMermaid img").first.wait_for()  # the diagram is drawn
     assert not page.get_by_text("Jupyter news").is_visible()
 

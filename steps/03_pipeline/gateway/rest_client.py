@@ -1,7 +1,6 @@
 """The services behind the gateway, over REST: kept connections, deadlines, and retries where they help."""
 
 import asyncio
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from typing import TypeVar
@@ -17,9 +16,7 @@ from aiohttp import (
     ClientTimeout,
     DummyCookieJar,
     TCPConnector,
-    ThreadedResolver,
 )
-from aiohttp.abc import ResolveResult
 from stamina.instrumentation import set_on_retry_hooks
 
 import clients
@@ -29,6 +26,7 @@ from chassis.telemetry import request_id
 from clients import FAILED, Claim, Prediction, Promise, Record, Stored, Unavailable
 from coalescing import CALLS
 from idempotency import IdempotencyKey
+from resolver import Resolver
 from responses import Claimed, Extraction, Listing, Recorded, Result, Summary
 from schemas import InferirResponse
 
@@ -45,38 +43,6 @@ NONSENSE = "has given an answer that makes no sense"
 
 class ReplicaUnavailable(ClientConnectionError):
     """One replica of several answers 503: another one may do better."""
-
-
-class Resolver(ThreadedResolver):
-    """Asks DNS for addresses. While it is slow or away, the last ones that it gave count."""
-
-    def __init__(self, seconds: float):
-        super().__init__()
-        self._seconds = seconds
-        self._known: dict[tuple, list[ResolveResult]] = {}
-        self._asking: dict[tuple, asyncio.Task[OSError | None]] = {}
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        name = host, port, family
-        if name not in self._asking:  # one question at a time
-            self._asking[name] = asyncio.create_task(self._ask(*name))
-        asking = self._asking[name]
-        await asyncio.wait([asking], timeout=self._seconds if name in self._known else None)
-        if name not in self._known and (error := asking.result()):
-            raise error
-        return self._known[name]
-
-    async def _ask(self, host: str, port: int, family: socket.AddressFamily) -> OSError | None:
-        """Return why there is no answer. It may come when nobody waits for it any more."""
-        try:
-            self._known[host, port, family] = await super().resolve(host, port, family)
-            return None
-        except OSError as error:
-            return error
-        finally:
-            del self._asking[host, port, family]
 
 
 def why_not(content: bytes) -> str:
@@ -101,13 +67,14 @@ class RestClient(clients.Service):
 
     async def open(self) -> None:
         # GET has connections of its own: many readers of a slow history take none from results and predictions.
-        self._session, self._reading = self._open_session(), self._open_session()
+        resolver = Resolver(self._connect_seconds)
+        self._session, self._reading = self._open_session(resolver), self._open_session(resolver)
 
     async def close(self) -> None:
         await self._session.close()
         await self._reading.close()
 
-    def _open_session(self) -> ClientSession:
+    def _open_session(self, resolver: Resolver) -> ClientSession:
         """Return up to 100 connections to each address. Idle ones are closed before the services do it."""
         timeout = ClientTimeout(total=None, sock_connect=self._connect_seconds)  # the rest is the deadline's
         connector = TCPConnector(
@@ -116,7 +83,7 @@ class RestClient(clients.Service):
             keepalive_timeout=4,
             # A name may stand for several replicas. If one has not answered after 20 ms, the next is tried as well.
             happy_eyeballs_delay=0.02,
-            resolver=Resolver(self._connect_seconds),
+            resolver=resolver,
             ttl_dns_cache=1,  # a replica that is gone is forgotten after a second
         )
         return ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=timeout)

@@ -1,6 +1,5 @@
 """Calls over REST that are repeated, and replicas that take turns."""
 
-import asyncio
 import json
 import socket
 import sys
@@ -14,7 +13,6 @@ from brokers import wait_until
 from fakes import Fake, extract
 
 from conftest import DEADLINE
-from rest_client import Resolver
 from test_faults import assert_unavailable
 
 PICTURE = {"content": b"a picture", "headers": {"Content-Type": "image/png"}}
@@ -139,33 +137,3 @@ def test_a_replica_that_does_not_take_connections_is_passed_over(open_gateway, p
         gateway = open_gateway(preprocess_url=f"http://127.0.0.1:{deaf.getsockname()[1]},{preprocess.url}")
         for _ in range(10):
             assert gateway.post("/inferir", **PICTURE).status_code == 200
-
-
-def test_while_dns_is_slow_or_away_its_last_answer_counts(monkeypatch):
-    async def answer(resolver, host, port=0, family=socket.AF_INET):
-        if isinstance(now[host], OSError):
-            raise now[host]
-        found = [f"{host} {now[host]}"]
-        await asyncio.sleep(0.2 if now[host] == "slow" else 0)
-        return found
-
-    async def ask() -> None:
-        resolver = Resolver(0.1)
-        away = now["storage"] = socket.gaierror(socket.EAI_AGAIN, "DNS is away")
-        with pytest.raises(socket.gaierror, match="DNS is away"):
-            await resolver.resolve("storage")
-        now["storage"] = "slow"  # nothing is known yet
-        assert await resolver.resolve("storage") == ["storage slow"]
-        now["storage"] = "first"
-        assert await resolver.resolve("storage") == ["storage first"]
-        for now["storage"] in (away, "slow"):
-            answers = await asyncio.gather(*(resolver.resolve("storage") for _ in range(3)))
-            assert answers == 3 * [["storage first"]]
-        now["storage"] = away
-        async with asyncio.timeout(10):  # the slow answer comes, and counts from then on
-            while await resolver.resolve("storage") != ["storage slow"]:
-                await asyncio.sleep(0.01)
-
-    now: dict[str, str | OSError] = {}
-    monkeypatch.setattr("aiohttp.ThreadedResolver.resolve", answer)
-    asyncio.run(ask())
